@@ -1,0 +1,1 @@
+"""Figures of merit: of images (`image`) and of the codebook (`codebook`)."""
