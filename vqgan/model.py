@@ -1,0 +1,264 @@
+"""VQGAN: encoder, quantizer and decoder in one module.
+
+Shapes: images and recon (B, C, H, W) in [-1, 1]; z and z_q (B, D, h, w) with h = H / stride; indices (B, h, w) int64.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqgan.errors import UserError
+from vqgan.networks.autoencoder import Decoder, Encoder, Variant
+from vqgan.parts import check_part
+from vqgan.pretrained import (
+    EXPORT_CONFIG,
+    RAW_WEIGHTS,
+    SCHEMA_VERSION,
+    Weights,
+    find_model,
+    fit_weights,
+    load_weights,
+    read_export_config,
+    read_weights,
+)
+from vqgan.quantizers import QUANTIZERS
+from vqgan.quantizers.base import QuantizerOutput
+from vqgan.store import write_folder, write_json, write_tensors
+
+__all__ = ["VQGAN", "VQGANOutput", "load_weights", "pad_to_stride", "read_weights"]
+
+
+class VQGANOutput(NamedTuple):
+    recon: Tensor  # (B, C, H, W), linear: not clamped to [-1, 1]
+    quantized: QuantizerOutput
+    z: Tensor  # (B, D, h, w), encoder vectors before quantization, detached
+    features: Tensor  # (B, ch, H, W), what the last layer saw, detached
+
+
+class VQGAN(nn.Module):
+    """Convolutional autoencoder with a discrete bottleneck (VQGAN, arXiv:2012.09841).
+
+    The attributes encoder, quant_conv, quantize, post_quant_conv and decoder, and the weight names below them, are
+    those of taming-transformers.
+
+    Args:
+        channels: C, of the image.
+        image_size: side of the training images; it decides which levels `attn_resolutions` means.
+        variant: "taming", or "symmetric": no attention, a decoder as deep as the encoder (VQGAN+, arXiv:2409.16211).
+        ch: channels at full resolution.
+        ch_mult: factor on `ch` per level; n levels make a stride of 2^(n-1).
+        num_res_blocks: residual blocks per level of the encoder.
+        attn_resolutions: feature-map sides, at `image_size`, that get self-attention (taming only).
+        z_channels: channels of the latent, which quant_conv maps to the code dimension.
+        dropout: inside residual blocks.
+        quantizer: {"name": a key of QUANTIZERS, "args": arguments of its class}.
+
+    Raises:
+        UserError: an argument out of range, or one that the quantizer does not have.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        image_size: int = 256,
+        variant: Variant = "taming",
+        ch: int = 128,
+        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        num_res_blocks: int = 2,
+        attn_resolutions: Sequence[int] = (16,),
+        z_channels: int = 256,
+        dropout: float = 0.0,
+        quantizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = 2 ** (len(ch_mult) - 1)
+        if image_size < 1 or image_size % self.stride:
+            raise UserError(
+                f"image_size is {image_size}; {len(ch_mult)} levels in ch_mult need a multiple of {self.stride}."
+            )
+        shape: dict[str, Any] = {
+            "channels": channels,
+            "image_size": image_size,
+            "variant": variant,
+            "ch": ch,
+            "ch_mult": list(ch_mult),
+            "num_res_blocks": num_res_blocks,
+            "attn_resolutions": list(attn_resolutions),
+            "z_channels": z_channels,
+            "dropout": dropout,
+        }
+        self.encoder = Encoder(**shape)
+        self.decoder = Decoder(**shape)
+        name, args = _quantizer_part(**(quantizer or {"name": "vq"}))
+        self.quantize = QUANTIZERS[name](**args)
+        self.quant_conv = nn.Conv2d(z_channels, self.quantize.codebook_dim, 1)
+        self.post_quant_conv = nn.Conv2d(self.quantize.codebook_dim, z_channels, 1)
+        self._config = shape | {"quantizer": {"name": name, "args": args}}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments, as JSON takes them: `VQGAN(**model.config)` is the same architecture."""
+        return copy.deepcopy(self._config)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """(C, ch, 3, 3), weight of the decoder's output convolution; the adaptive weight is measured there."""
+        return self.decoder.conv_out.weight
+
+    def forward(self, images: Tensor) -> VQGANOutput:
+        """Reconstruct a training batch: (B, C, H, W) in [-1, 1], both sides multiples of the stride.
+
+        Raises:
+            UserError: any other shape.
+        """
+        self._check_images(images)
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise UserError(
+                f"images are {height}x{width}; training needs sides that are multiples of {self.stride}. "
+                f"Change data.image_size, or call reconstruct(), which pads."
+            )
+        z = self.quant_conv(self.encoder(images))  # (B, D, h, w)
+        quantized = self.quantize(z)
+        recon, features = self.decoder(self.post_quant_conv(quantized.z_q))
+        return VQGANOutput(recon, quantized, z.detach(), features.detach())
+
+    def encode_z(self, images: Tensor) -> Tensor:
+        """Encoder vectors (B, D, ceil(H / stride), ceil(W / stride)) before quantization, of images of any size."""
+        self._check_images(images)
+        return self.quant_conv(self.encoder(pad_to_stride(images, self.stride)))
+
+    def encode(self, images: Tensor) -> QuantizerOutput:
+        """Quantize images of any size, (B, C, H, W) in [-1, 1]; indices (B, ceil(H / stride), ceil(W / stride))."""
+        return self.quantize(self.encode_z(images))
+
+    def decode(self, z_q: Tensor) -> Tensor:
+        """Reconstructions (B, C, h * stride, w * stride) of quantized vectors (B, D, h, w); linear, not clamped."""
+        return self.decoder(self.post_quant_conv(z_q)).recon
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """Reconstructions (B, C, h * stride, w * stride) of indices (B, h, w) in [0, K); linear, not clamped.
+
+        Raises:
+            UserError: not three dimensions of integers in [0, K).
+        """
+        if indices.ndim != 3 or indices.is_floating_point() or indices.numel() == 0:
+            raise UserError(f"indices are {tuple(indices.shape)} {indices.dtype}; expected (B, h, w) of int64.")
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= self.quantize.codebook_size:
+            raise UserError(
+                f"indices run from {low} to {high}; this model has {self.quantize.codebook_size} codes, so 0 to "
+                f"{self.quantize.codebook_size - 1}. Were they made with another model?"
+            )
+        return self.decode(self.quantize.decode(indices.long()))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """What the model makes of images of any size: (B, C, H, W) in [-1, 1] to the same shape and range.
+
+        Runs in evaluation mode and without gradients, whatever mode the model is in.
+        """
+        with _evaluating(self):
+            recon = self.decode(self.encode(images).z_q)
+        height, width = images.shape[-2:]
+        return recon[..., :height, :width].clamp(-1, 1)
+
+    def save_pretrained(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write an export: `config.json` and `model.safetensors`, complete or not at all.
+
+        Args:
+            folder: new, empty, or an earlier export, which is replaced.
+            metadata: anything JSON takes, kept in `config.json`; `{"weights": "raw"}` marks weights without averaging.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        folder = Path(folder)
+        if (folder / EXPORT_CONFIG).is_file():
+            read_export_config(folder)  # someone else's config.json is refused here
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: exists and is no exported model; it is left alone. Choose another folder.")
+        config = {
+            "schema_version": SCHEMA_VERSION,
+            "class": "VQGAN",
+            "args": self.config,
+            "input_range": [-1, 1],
+            "metadata": dict(metadata or {}),
+        }
+
+        def write(temporary: Path) -> None:
+            write_json(temporary / EXPORT_CONFIG, config)
+            write_tensors(temporary / RAW_WEIGHTS, self.state_dict())
+
+        write_folder(folder, write)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, weights: Weights = "ema", device: str | torch.device = "cpu") -> Self:
+        """Load a model in evaluation mode from an export, a checkpoint folder or a run folder.
+
+        Config and weights are checked against each other before the model is allocated.
+
+        Args:
+            path: see `vqgan.pretrained.find_model`.
+            weights: "ema", the averaged ones where there are any, or "raw".
+            device: where the model goes.
+
+        Raises:
+            UserError: no model there, or one whose config or weights do not fit.
+        """
+        files = find_model(path, weights=weights)
+        try:
+            check_part("model", "VQGAN", files.args, {"VQGAN": VQGAN})
+            with torch.device("meta"):
+                skeleton = cls(**files.args)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{files.weights.parent}: its config describes no model that can be built: {error}"
+            ) from error
+        tensors = fit_weights(skeleton.state_dict(), read_weights(files.weights), what=str(files.weights))
+        model = cls(**files.args)
+        model.load_state_dict(tensors)
+        return model.to(device).eval()
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self.channels or not images.is_floating_point():
+            raise UserError(
+                f"images are {tuple(images.shape)} {images.dtype}; this model takes (B, {self.channels}, H, W) of "
+                f"floating-point values in [-1, 1]."
+            )
+
+
+def pad_to_stride(images: Tensor, stride: int) -> Tensor:
+    """Extend images (B, C, H, W) on the right and at the bottom to sides that are multiples of `stride`.
+
+    By reflection; a side too short to be reflected that far repeats its last pixel.
+    """
+    height, width = images.shape[-2:]
+    down, right = -height % stride, -width % stride
+    images = F.pad(images, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    return F.pad(images, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
+
+
+def _quantizer_part(name: str, args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """Name and complete arguments: defaults are written out, so that a saved model does not change when they do."""
+    return name, check_part("quantizer", name, args or {}, QUANTIZERS)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; afterwards every module is back in its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
