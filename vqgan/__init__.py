@@ -1,0 +1,17 @@
+"""Train, watch and use VQGAN image tokenizers; importing this is light, torch loads when `VQGAN` is first used."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqgan.model import VQGAN
+
+__all__ = ["VQGAN", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VQGAN":
+        from vqgan.model import VQGAN
+
+        return VQGAN
+    raise AttributeError(f"module 'vqgan' has no attribute {name!r}")

@@ -1,0 +1,265 @@
+"""Settings of one run: the dataclass tree behind every YAML file, and the only place where a run's defaults live.
+
+A pluggable part is a `PartConfig` (`{name, args}`); the defaults of its `args` live in the signature of its class.
+Durations (`int | str`) are steps (`20000`), epochs (`5ep`) or images (`2M`, `500k`); `vqgan.durations` turns them into
+plain steps before they are checked or used.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vqgan.errors import UserError
+from vqgan.values import show
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartConfig:
+    """A part chosen by name: `name` is a key of its registry, `args` are arguments of its class."""
+
+    name: str
+    """Key in the registry (QUANTIZERS, DISCRIMINATORS)."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class; what is left out takes the default of its signature."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Where a run lives and what makes it repeatable."""
+
+    dir: str | None = None
+    """Run folder; default: runs/<config name>."""
+    seed: int = 0
+    """Seed of everything random: initial weights, sample order, augmentation, re-seeding of codes."""
+
+    def __post_init__(self) -> None:
+        _check(self.dir != "", "run.dir", self.dir, "the path of a folder")
+        _check(0 <= self.seed < 2**32, "run.seed", self.seed, "a whole number from 0 to 2^32 - 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Random changes of a training image; each is a pure function of (seed, epoch, index)."""
+
+    random_crop: bool = True
+    """Crop at a random place instead of the centre."""
+    min_scale: float = 1.0
+    """Smallest share of the short side that a crop may cover, in (0, 1]; 1 keeps the short side whole."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    rotate_degrees: float = 0.0
+    """Largest rotation to either side, in degrees, on the device."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation, in [0, 1), on the device."""
+
+    def __post_init__(self) -> None:
+        _check(0.0 < self.min_scale <= 1.0, "data.augment.min_scale", self.min_scale, "a share in (0, 1]")
+        _check(0.0 <= self.flip <= 1.0, "data.augment.flip", self.flip, "a probability in [0, 1]")
+        _check(0.0 <= self.rotate_degrees <= 180.0, "data.augment.rotate_degrees", self.rotate_degrees, "0 to 180")
+        _check(0.0 <= self.color_jitter < 1.0, "data.augment.color_jitter", self.color_jitter, "a share in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where images come from and how they become tensors."""
+
+    train: str = "builtin:leaves"
+    """Folder, list file (.txt), glob or brace pattern of .tar shards, torchvision:NAME or builtin:NAME."""
+    val: str | None = None
+    """Source of validation images, as `train`; default: a stable share of `train` (see `val_share`)."""
+    val_share: float = 0.05
+    """Share of `train` held out for validation when `val` is not given, by a hash of the relative path."""
+    image_size: int = 256
+    """Side of the square training crop, in pixels."""
+    channels: int = 3
+    """Channels of a training image: 1, 2, 3, 4 or 8."""
+    background: list[int] = field(default_factory=lambda: [255, 255, 255])
+    """RGB colour (0-255) that transparent pixels are composited on."""
+    float_range: list[float] | None = None
+    """[low, high] of floating-point sources (TIFF, .npy); needed only for these."""
+    max_bad_share: float = 0.1
+    """Share of unreadable files above which the run stops."""
+    max_pixels: int = 89_478_485
+    """Files with more pixels than this count as bad (decompression bombs)."""
+    download: bool = False
+    """Let torchvision:NAME download its files."""
+    workers: int = 2
+    """Loader processes per training process; 0 loads in the training process."""
+    timeout_seconds: float = 300.0
+    """How long to wait for a batch before a hung loader stops the run."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of training images."""
+
+    def __post_init__(self) -> None:
+        _check(self.image_size >= 1, "data.image_size", self.image_size, "a positive number of pixels")
+        _check(self.channels in (1, 2, 3, 4, 8), "data.channels", self.channels, "1, 2, 3, 4 or 8")
+        _check(0.0 < self.val_share < 1.0, "data.val_share", self.val_share, "a share in (0, 1)")
+        _check(0.0 <= self.max_bad_share <= 1.0, "data.max_bad_share", self.max_bad_share, "a share in [0, 1]")
+        _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        _check(self.timeout_seconds > 0, "data.timeout_seconds", self.timeout_seconds, "a positive number of seconds")
+        colour = len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)
+        _check(colour, "data.background", list(self.background), "three numbers from 0 to 255")
+        if self.float_range is not None:
+            ordered = len(self.float_range) == 2 and self.float_range[0] < self.float_range[1]
+            _check(ordered, "data.float_range", list(self.float_range), "[low, high] with low < high")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The autoencoder (VQGAN, arXiv:2012.09841, appendix A, table 7)."""
+
+    variant: Literal["taming", "symmetric"] = "taming"
+    """taming: attention, decoder one block deeper per level; symmetric: neither (VQGAN+, arXiv:2409.16211)."""
+    ch: int = 128
+    """Channels at full resolution."""
+    ch_mult: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])
+    """Channel factor per level; n levels reduce the side 2^(n-1) times."""
+    num_res_blocks: int = 2
+    """Residual blocks per level of the encoder."""
+    attn_resolutions: list[int] = field(default_factory=lambda: [16])
+    """Feature-map sides, at `data.image_size`, that get self-attention (taming only)."""
+    z_channels: int = 256
+    """Channels of the latent before quant_conv maps them to the code dimension."""
+    dropout: float = 0.0
+    """Dropout inside residual blocks."""
+    quantizer: PartConfig = field(default_factory=lambda: PartConfig(name="vq"))
+    """The bottleneck; names are the keys of vqgan.quantizers.QUANTIZERS."""
+
+    def __post_init__(self) -> None:
+        _check(self.ch >= 1, "model.ch", self.ch, "a positive number")
+        levels = len(self.ch_mult) >= 1 and all(factor >= 1 for factor in self.ch_mult)
+        _check(levels, "model.ch_mult", list(self.ch_mult), "at least one factor, each 1 or more")
+        _check(self.num_res_blocks >= 1, "model.num_res_blocks", self.num_res_blocks, "1 or more")
+        _check(self.z_channels >= 1, "model.z_channels", self.z_channels, "a positive number")
+        _check(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "a share in [0, 1)")
+        widths = sorted({width for width in (self.ch * factor for factor in (1, *self.ch_mult)) if width % 32})
+        if widths:
+            raise UserError(
+                f"model.ch ({self.ch}) times model.ch_mult ({list(self.ch_mult)}) gives widths {widths} that GroupNorm "
+                f"cannot split into 32 groups. Choose model.ch so that every width is a multiple of 32."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerceptualConfig:
+    """The frozen network behind the `lpips` term (LPIPS, arXiv:1801.03924)."""
+
+    net: Literal["vgg", "alex", "squeeze"] = "vgg"
+    """Backbone."""
+    weights: str = "imagenet"
+    """imagenet (local cache, or one download), the path of a weight file, or random (a fixed random trunk)."""
+    random_if_missing: bool = False
+    """Go on with random weights, with a loud warning, where the ImageNet weights cannot be had (the demo only)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Objectives of both players (VQGAN, arXiv:2012.09841, sec. 3.1)."""
+
+    terms: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "lpips": 1.0})
+    """Weight of each term on (images, recon); names are the keys of losses.TERMS."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """Network of the lpips term; unused without that term."""
+    discriminator: PartConfig = field(default_factory=lambda: PartConfig(name="patchgan"))
+    """The critic; names are the keys of vqgan.networks.DISCRIMINATORS."""
+    adversarial: str = "hinge"
+    """Pair of GAN objectives; names are the keys of losses.ADVERSARIAL."""
+    disc_weight: float = 0.8
+    """Factor of the generator's GAN loss, on top of the adaptive weight; 0 switches the GAN off."""
+    adaptive: bool = True
+    """Balance the GAN loss by gradient norms at the last layer (eq. 7); false: `disc_weight` alone."""
+    max_weight: float = 10.0
+    """Cap of the adaptive weight (1e4 in the taming recipe)."""
+    disc_start: int | str = 0
+    """First step that trains the discriminator."""
+    gan_start: int | str = 30_000
+    """First step whose generator update feels the discriminator."""
+    ramp_steps: int | str = 1_000
+    """Duration over which the generator's GAN loss grows linearly from 0 after `gan_start`."""
+
+    def __post_init__(self) -> None:
+        _check(self.disc_weight >= 0, "loss.disc_weight", self.disc_weight, "0 or more")
+        _check(self.max_weight > 0, "loss.max_weight", self.max_weight, "a positive number")
+        _check(bool(self.terms), "loss.terms", dict(self.terms), "at least one term, such as {l1: 1.0}")
+        for name, weight in self.terms.items():
+            _check(weight >= 0, f"loss.terms.{name}", weight, "0 or more")
+        _check(any(self.terms.values()), "loss.terms", dict(self.terms), "at least one weight above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long, how fast, how often."""
+
+    max_steps: int | str = 500_000
+    """Length of the run, in optimizer steps of the generator."""
+    batch_size: int = 32
+    """Images per optimizer update, over all processes and accumulation together."""
+    accumulate: int = 1
+    """Micro-batches per update; each holds batch_size / (processes * accumulate) images."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the networks' convolutions; quantizer and losses are always float32."""
+    compile: bool = False
+    """Compile both networks with torch.compile."""
+    device: str = "auto"
+    """auto (cuda, then mps, then cpu), or one of these."""
+    lr: float = 1e-4
+    """Peak learning rate of the generator; never scaled by anything."""
+    disc_lr: float | None = None
+    """Peak learning rate of the discriminator; default: lr."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    """Adam's betas, both players (0.9, 0.99: arXiv:2412.02632)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of both players (AdamW)."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Course of the learning rate after warm-up."""
+    warmup_steps: int | str = 1_000
+    """Duration of the linear warm-up."""
+    min_lr_share: float = 0.1
+    """Where the cosine ends, as a share of lr."""
+    clip_norm: float | None = 1.0
+    """Largest gradient norm of either player; null: no clipping."""
+    ema_decay: float = 0.999
+    """Decay of the averaged model; with warm-up (1 + step) / (10 + step). 0 switches averaging off."""
+    validate_every: int | str = 2_000
+    """Interval of validation; it also runs at step 0 and at the end."""
+    val_images: int = 2_000
+    """Most validation images looked at each time; a fixed, evenly spread choice."""
+    checkpoint_every: int | str = 2_000
+    """Interval of checkpoints; one is also written at the end and on a signal."""
+    keep_last: int = 2
+    """Newest checkpoints to keep."""
+    keep_every: int | str | None = None
+    """Also keep every checkpoint whose step is a multiple of this."""
+    log_every: int | str = 50
+    """Interval of scalar logging."""
+    image_every: int | str = 2_000
+    """Interval of the image panel; it is dense at first (1, 2, 4, 8, ... steps)."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "1 or more")
+        _check(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
+        _check(self.lr > 0, "train.lr", self.lr, "a positive number")
+        _check(self.disc_lr is None or self.disc_lr > 0, "train.disc_lr", self.disc_lr, "a positive number")
+        betas = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _check(betas, "train.betas", list(self.betas), "two numbers in [0, 1)")
+        _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        _check(0 <= self.min_lr_share <= 1, "train.min_lr_share", self.min_lr_share, "a share in [0, 1]")
+        _check(self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", self.clip_norm, "a positive number")
+        _check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a share in [0, 1)")
+        _check(self.val_images >= 1, "train.val_images", self.val_images, "1 or more")
+        _check(self.keep_last >= 1, "train.keep_last", self.keep_last, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything one run is made from."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def _check(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise UserError(f"{key} is {show(value)}; expected {expected}.")
