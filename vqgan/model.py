@@ -31,7 +31,7 @@ from vqgan.quantizers import QUANTIZERS
 from vqgan.quantizers.base import QuantizerOutput
 from vqgan.store import write_folder, write_json, write_tensors
 
-__all__ = ["VQGAN", "VQGANOutput", "load_weights", "pad_to_stride", "read_weights"]
+__all__ = ["VQGAN", "VQGANOutput", "evaluating", "load_weights", "pad_to_stride", "read_weights"]
 
 
 class VQGANOutput(NamedTuple):
@@ -166,7 +166,7 @@ class VQGAN(nn.Module):
 
         Runs in evaluation mode and without gradients, whatever mode the model is in.
         """
-        with _evaluating(self):
+        with evaluating(self):
             recon = self.decode(self.encode(images).z_q)
         height, width = images.shape[-2:]
         return recon[..., :height, :width].clamp(-1, 1)
@@ -253,7 +253,7 @@ def _quantizer_part(name: str, args: Mapping[str, Any] | None = None) -> tuple[s
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the block; afterwards every module is back in its own mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

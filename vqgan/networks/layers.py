@@ -70,9 +70,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
         normed = self.norm(x)
-        # (B, 1, H*W, C): one head, and four dimensions, without which the fused kernels are not chosen. The transposed
-        # layout is channels_last's own, so nothing is copied there.
-        q, k, v = (conv(normed).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))
+        # (B, 1, H*W, C): one head, four dimensions and packed channels, without which the fused kernels are not chosen
+        # and the (H*W)^2 matrix of scores is held whole. The layout is channels_last's own: nothing is copied there.
+        q, k, v = (conv(normed).flatten(2).mT.unsqueeze(1).contiguous() for conv in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)  # scales by C^-0.5
         h = h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[-2:])  # (B, C, H, W)
         return x + self.proj_out(h)
