@@ -1,0 +1,73 @@
+"""A dry run says everything and does nothing."""
+
+from pathlib import Path
+
+import pytest
+
+import vqgan.weights
+from vqgan.cli.main import main
+from vqgan.config_files import load_config
+
+SMALL = [
+    *("data.image_size=32", "model.ch=32", "model.ch_mult=[1,2]", "model.attn_resolutions=[]", "model.z_channels=32"),
+    *("train.batch_size=8", "train.accumulate=2", "loss.gan_start=2ep", "train.max_steps=64k"),
+]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run in, and no pretrained weights."""
+
+    def unavailable(*args: object, **options: object) -> Path:
+        raise AssertionError("a dry run asked for pretrained weights")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vqgan.weights, "find_trunk", unavailable)
+    monkeypatch.setattr("vqgan.training.perceptual.find_trunk", unavailable, raising=False)
+    return tmp_path
+
+
+def test_it_prints_the_resolved_run_and_creates_nothing(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "demo", *SMALL, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    config_text, rest = text.split("\n\n", 1)
+    assert "19,038 training and 962 validation images" in rest
+    assert "8 images per update = 1 x 2 x 4 (processes x micro-batches x images)" in rest
+    assert "loss.gan_start          2ep = 4,760 steps = 38,080 images" in rest
+    assert "train.max_steps         64k = 8,000 steps = 64,000 images" in rest
+    for word in ("GFLOP per image", "GFLOP per update", "memory", "checkpoint", "discriminator", "encoder", "codebook"):
+        assert word in rest
+    assert list(nowhere.iterdir()) == []
+
+    path = nowhere / "shown.yaml"
+    path.write_text(config_text)
+    shown = load_config(str(path))
+    assert (shown.loss.gan_start, shown.train.max_steps, shown.run.dir) == (4760, 8000, "runs/demo")
+
+
+def test_processes_come_from_the_launcher(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["train", "demo", *SMALL, "--dry-run"]) == 0
+    assert "8 images per update = 2 x 2 x 2" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "demo", *SMALL, "--dry-run"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.train=no/such/folder"], "no/such/folder"),
+        (["train.batch_size=7"], "train.batch_size is 7"),
+        (["loss.gan_start=0", "loss.disc_start=5"], "loss.gan_start (0) comes before loss.disc_start (5)"),
+        (["model.quantizer.name=vqq"], "there is no quantizer 'vqq'"),
+    ],
+)
+def test_what_could_not_start_is_refused(
+    overrides: list[str], message: str, nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "demo", *SMALL, *overrides, "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == ""
+    assert list(nowhere.iterdir()) == []

@@ -1,0 +1,77 @@
+"""One process, two processes and accumulation must do the same update (float64, three updates, both networks)."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+WORKER = Path(__file__).with_name("update_worker.py")
+Changes = dict[str, Tensor]
+
+
+def run_workers(folder: Path, processes: int, accumulate: int, *switches: str) -> list[Changes]:
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    outs = [folder / f"{rank}.safetensors" for rank in range(processes)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, WORKER, str(out), str(rank), str(processes), str(accumulate), *switches],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, out in enumerate(outs)
+    ]
+    for child in children:
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 0, errors
+    return [load_file(out) for out in outs]
+
+
+def difference(one: Changes, other: Changes) -> float:
+    """Largest difference between two sets of parameter changes, as a share of the largest change."""
+    names = [name for name in one if name.startswith(("g.", "d."))]
+    largest = max(float(one[name].abs().max()) for name in names)
+    return max(float((one[name] - other[name]).abs().max()) for name in names) / largest
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Changes:
+    return run_workers(tmp_path_factory.mktemp("alone") / "run", 1, 1)[0]
+
+
+def test_two_processes_equal_one(tmp_path: Path, alone: Changes) -> None:
+    """With adaptive weight and data-driven codebook."""
+    ranks = run_workers(tmp_path / "two", 2, 1)
+    assert difference(alone, ranks[0]) < 1e-6
+    assert difference(ranks[0], ranks[1]) == 0.0
+
+
+def test_without_gradient_sync_the_same_check_fails(tmp_path: Path, alone: Changes) -> None:
+    ranks = run_workers(tmp_path / "unsynced", 2, 1, "no-sync")
+    assert difference(alone, ranks[0]) > 1e-3
+
+
+def test_accumulation_equals_one_batch(tmp_path: Path) -> None:
+    """With a constant GAN weight and a plain codebook: a micro-batch cannot see the whole batch."""
+    whole = run_workers(tmp_path / "whole", 1, 1, "no-adaptive", "plain-init")[0]
+    halves = run_workers(tmp_path / "halves", 1, 2, "no-adaptive", "plain-init")[0]
+    assert difference(whole, halves) < 1e-6
+
+
+@pytest.mark.parametrize("learning", ["gradient", "ema"])
+def test_codebooks_are_byte_identical_through_initialisation_and_reseeding(tmp_path: Path, learning: str) -> None:
+    first, second = run_workers(tmp_path / learning, 2, 1, "reseed", learning)
+    books = [name for name in first if name.startswith("book.")]
+    assert len(books) == 4
+    assert float(first["reseeded"]) > 0
+    for name in books:
+        assert first[name].numpy().tobytes() == second[name].numpy().tobytes(), name

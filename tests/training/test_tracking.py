@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vqgan.run_folder import RunFolder
+from vqgan.training.tracking import Tracker, cut_metrics
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:tensorboard.*", "ignore::DeprecationWarning:google.*"
+)
+
+
+def write(path: Path, steps: list[int], torn: str = "") -> None:
+    path.write_text("".join(json.dumps({"step": step, "values": {}}) + "\n" for step in steps) + torn, "utf-8")
+
+
+def test_metrics_are_cut_at_the_resumed_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, [0, 5, 10, 15], torn='{"step": 20, "val')
+    cut_metrics(path, 10)
+    assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [0, 5, 10]
+
+
+def test_without_a_checkpoint_nothing_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, [0, 1, 2])
+    cut_metrics(path, 0)
+    assert path.read_text("utf-8") == ""
+
+
+def test_both_records_agree_and_steps_do_not_go_back_after_a_resume(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for begin, end in ((0, 4), (2, 5)):  # the second start resumes from a checkpoint at step 2
+        tracker = Tracker(folder, begin)
+        for step in range(begin + 1, end):
+            tracker.scalars(step, step * 8, "train", {"train/loss/total": step + begin / 10})
+        tracker.panel(end, "images/ema", np.zeros((4, 4, 3), np.uint8))
+        tracker.close()
+
+    lines = [json.loads(line) for line in folder.metrics.read_text("utf-8").splitlines()]
+    assert [(line["step"], line["images"], line["split"]) for line in lines] == [
+        (1, 8, "train"), (2, 16, "train"), (3, 24, "train"), (4, 32, "train")
+    ]  # fmt: skip
+    assert lines[2]["values"] == {"train/loss/total": 3.2}
+
+    events = EventAccumulator(str(folder.tensorboard))
+    events.Reload()
+    assert [(event.step, round(event.value, 1)) for event in events.Scalars("train/loss/total")] == [
+        (1, 1.0), (2, 2.0), (3, 3.2), (4, 4.2)
+    ]  # fmt: skip
+    assert len(list(folder.tensorboard.glob("events*"))) == 2
+    assert (folder.samples / "step_0000005.png").exists()

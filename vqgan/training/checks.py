@@ -1,0 +1,91 @@
+"""What a config must hold up to beyond its own fields: names of the registries, and settings that exclude each other.
+
+The first thing a run does, before it looks at data or weights, so that nothing has been created when it fails.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from losses import ADVERSARIAL, TERMS
+from vqgan.config import Config
+from vqgan.errors import UserError
+from vqgan.networks import DISCRIMINATORS
+from vqgan.parts import check_name, check_part
+from vqgan.quantizers import QUANTIZERS
+
+SMALLEST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}
+"""Smallest image whose features survive the pooling layers of each `loss.perceptual.net`, in pixels."""
+
+
+def check_config(config: Config) -> None:
+    """Refuse names that do not exist, arguments that do not fit, and impossible combinations.
+
+    Raises:
+        UserError: names the setting, its value and what to change.
+    """
+    loss, quantizer = config.loss, config.model.quantizer
+    with _about("loss.terms"):
+        for name in loss.terms:
+            check_name("loss term", name, TERMS)
+    with _about("loss.adversarial"):
+        check_name("adversarial pair", loss.adversarial, ADVERSARIAL)
+    with _about("model.quantizer"), torch.device("meta"):  # builds without numbers: the class checks its own ranges
+        args = check_part("quantizer", quantizer.name, quantizer.args, QUANTIZERS)
+        QUANTIZERS[quantizer.name](**args)
+    _check_stride(config)
+    _check_lpips(config)
+    _check_discriminator(config)
+
+
+def _check_stride(config: Config) -> None:
+    size, levels = config.data.image_size, len(config.model.ch_mult)
+    stride = 2 ** (levels - 1)
+    if size % stride:
+        below = size // stride * stride
+        fitting = f"{below} or {below + stride}" if below else f"{stride}"
+        raise UserError(
+            f"data.image_size is {size}; the {levels} levels of model.ch_mult need a multiple of {stride}, "
+            f"such as {fitting}."
+        )
+
+
+def _check_lpips(config: Config) -> None:
+    if "lpips" not in config.loss.terms:
+        return
+    if config.data.channels not in (1, 3):
+        raise UserError(
+            f"data.channels is {config.data.channels}, but the lpips term of loss.terms sees 1 or 3 channels only. "
+            f"Leave it out, for instance with loss.terms={{l1: 1}}."
+        )
+    net = config.loss.perceptual.net
+    if config.data.image_size < SMALLEST_LPIPS_SIDE[net]:
+        raise UserError(
+            f"data.image_size is {config.data.image_size}, but lpips with loss.perceptual.net={net} needs at least "
+            f"{SMALLEST_LPIPS_SIDE[net]} px. Raise it, or leave lpips out, for instance with loss.terms={{l1: 1}}."
+        )
+
+
+def _check_discriminator(config: Config) -> None:
+    part = config.loss.discriminator
+    with _about("loss.discriminator"):
+        args = check_part("discriminator", part.name, part.args, DISCRIMINATORS, supplied=("channels",))
+        with torch.device("meta"):
+            discriminator = DISCRIMINATORS[part.name](channels=config.data.channels, **args)
+    smallest = getattr(discriminator, "min_size", 1)
+    if config.loss.disc_weight > 0 and config.data.image_size < smallest:
+        raise UserError(
+            f"data.image_size is {config.data.image_size}, but the discriminator '{part.name}' with "
+            f"{args} needs at least {smallest} px. Raise it, give the discriminator fewer layers, or switch the GAN "
+            f"off with loss.disc_weight=0."
+        )
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Put the name of the setting before the message of a part, which does not know it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None

@@ -1,0 +1,196 @@
+"""The run over time: batches in, updates, and at their intervals records, pictures, validation and checkpoints."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqgan.data.augment import augment
+from vqgan.data.loader import Batch
+from vqgan.run_folder import RunFolder
+from vqgan.store import atomic_write_text
+from vqgan.training.bad_files import BadFiles
+from vqgan.training.panel import panel
+from vqgan.training.processes import mean_over_processes, sum_over_processes
+from vqgan.training.progress import Meter, Progress
+from vqgan.training.schedules import is_due, is_due_densely
+from vqgan.training.tracking import Tracker
+from vqgan.training.trainer import Logs, Trainer
+from vqgan.training.validation import Validation, Validator
+
+STOP_AFTER_BAD_STEPS = 3
+EXIT_NOT_FINITE = 3
+
+
+class Loop:
+    """Drives a trainer to its last step.
+
+    Args:
+        trainer: what is driven.
+        folder: where the run is recorded.
+        batches: this process's micro-batches, `train.accumulate` of them per step, from the run's step on.
+        validator: measures the raw and the averaged model.
+        panel_images: (N, C, H, W) in [-1, 1], shown at every stage of the run.
+        bad_files: collects what could not be decoded.
+        tracker: records, on the main process; None elsewhere.
+        save: writes a checkpoint; entered by all processes.
+        signal: number of a signal this process has received, or 0.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        *,
+        batches: Iterator[Batch],
+        validator: Validator,
+        panel_images: Tensor,
+        bad_files: BadFiles,
+        tracker: Tracker | None,
+        save: Callable[[], None],
+        signal: Callable[[], int],
+    ) -> None:
+        self.trainer, self.run, self.folder = trainer, trainer.run, folder
+        self.accelerator = trainer.accelerator
+        self.batches, self.validator, self.panel_images, self.bad_files = batches, validator, panel_images, bad_files
+        self.tracker, self.save, self.signal = tracker, save, signal
+        self.train = self.run.config.train
+        self.progress = Progress(self.run.step, int(self.train.max_steps), shown=tracker is not None)
+        self.meter = Meter(self.train.batch_size)
+        self.last_values: dict[str, float] = {}
+        """Values of the newest validation."""
+
+    def fit(self) -> int:
+        """Train to `train.max_steps`; returns the exit status (0, 3 when not finite, 128 + n after signal n)."""
+        run, max_steps = self.run, int(self.train.max_steps)
+        micro_batches: list[Batch] = []
+        while run.step < max_steps:
+            with self.meter.waiting():
+                micro_batches = micro_batches or [next(self.batches) for _ in range(self.train.accumulate)]
+            images = [self._to_device(batch) for batch in micro_batches]
+            if run.step == 0:
+                self._begin(images)
+            with self.meter.stepping():
+                result = self.trainer.train_step(images, signal=self.signal())
+            if result.status == "overflow":
+                continue
+            if run.skipped_in_a_row >= STOP_AFTER_BAD_STEPS:
+                self._dump_not_finite(micro_batches, result.logs)
+                return EXIT_NOT_FINITE
+            finished = run.step == max_steps
+            if finished or is_due_densely(run.step, int(self.train.log_every)):
+                self._log(result.logs, micro_batches, skipped=result.status == "skipped")
+            self.bad_files.add(micro_batches)
+            self.progress.update(run.step)
+            micro_batches = []
+            if finished or is_due_densely(run.step, int(self.train.image_every)):
+                self._show()
+            if finished or is_due(run.step, int(self.train.validate_every)):
+                self.validate()
+            if finished or result.signal or is_due(run.step, int(self.train.checkpoint_every)):
+                self.bad_files.share()
+                if self.tracker is not None:
+                    self.tracker.sync()
+                self.save()
+            if result.signal and not finished:
+                return 128 + result.signal
+        return 0
+
+    def validate(self) -> Validation:
+        """Measure both models, record the values, and export the averaged model if it is the best so far."""
+        run = self.run
+        with self.progress.paused("validating"):
+            result = self.validator({"raw": run.model, "ema": run.ema.model})
+        self.last_values = result.values
+        value = result.values[self.validator.chooses_best]
+        better = run.best is None or value < run.best
+        if better:
+            run.best, run.best_step = value, run.step
+        if self.tracker is not None:
+            self.tracker.scalars(run.step, run.step * self.train.batch_size, "val", result.values)
+            counts = result.counts["ema"]
+            self.tracker.histogram(run.step, "codebook/hits_over_uniform", counts * len(counts) / counts.sum())
+            if better and run.step > 0:
+                chosen = {
+                    "weights": "ema",
+                    "step": run.step,
+                    "chosen_by": self.validator.chooses_best,
+                    "validation": result.values,
+                }
+                run.ema.model.save_pretrained(self.folder.best, metadata=chosen)
+        self.progress.say(_summary(run.step, result.values))
+        return result
+
+    def _begin(self, images: Sequence[Tensor]) -> None:
+        """What happens once, before the first update."""
+        if self.run.origin["init_from"] is None:
+            self.trainer.initialise_codebook(images)
+        self.validate()
+
+    def _to_device(self, batch: Batch) -> Tensor:
+        images = batch.images.to(self.accelerator.device, non_blocking=True)
+        settings = self.run.config.data.augment
+        if settings.rotate_degrees > 0 or settings.color_jitter > 0:
+            choices = batch.choices.to(self.accelerator.device, non_blocking=True)
+            images = augment(images, *choices.unbind(dim=1))
+        if self.accelerator.device.type == "cuda":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _log(self, logs: Logs, micro_batches: Sequence[Batch], *, skipped: bool) -> None:
+        """Record the step just done: losses of the whole global batch, not of a window, so that they are repeatable."""
+        run = self.run
+        device = self.accelerator.device
+        values = {f"train/{name}" if not name.startswith("codebook/") else name: value for name, value in logs.items()}
+        means = mean_over_processes(values, device)
+        checksum = zlib.crc32(b"".join(part.numpy().tobytes() for b in micro_batches for part in (b.epochs, b.indices)))
+        means["data/sample_checksum"] = float(sum_over_processes(torch.tensor(float(checksum)), device))
+        means["train/lr/g"] = run.optimizer_g.param_groups[0]["lr"]
+        means["train/lr/d"] = run.optimizer_d.param_groups[0]["lr"]
+        means["train/skipped"] = float(run.skipped)
+        if run.scaler_g.enabled:
+            means["train/loss_scale/g"], means["train/loss_scale/d"] = run.scaler_g.scale, run.scaler_d.scale
+        self.bad_files.share()
+        means |= self.meter.read(device)
+        if self.tracker is not None:
+            self.tracker.scalars(run.step, run.step * self.train.batch_size, "train", means)
+        note = self.meter.warning(self.run.config.data.workers)
+        if note:
+            self.progress.say(note)
+        if skipped:
+            self.progress.say(f"step {run.step}: loss or gradient not finite; skipped ({run.skipped} so far)")
+        self.progress.describe(run.step, means)
+
+    @torch.no_grad()
+    def _show(self) -> None:
+        if self.tracker is None:
+            return
+        model = self.run.ema.model
+        output = model(self.panel_images)
+        picture = panel(self.panel_images, output.recon, output.quantized.indices, model.quantize.codebook_size)
+        self.tracker.panel(self.run.step, "images/ema", picture)
+
+    def _dump_not_finite(self, micro_batches: Sequence[Batch], logs: Logs) -> None:
+        """Leave behind what a person needs to find the cause."""
+        dump: dict[str, Any] = {
+            "step": self.run.step,
+            "process": self.accelerator.process_index,
+            "files": [self.bad_files.source.key(int(i)) for batch in micro_batches for i in batch.indices],
+            "values": {name: repr(float(value)) for name, value in logs.items()},
+        }
+        path = self.folder.root / f"not_finite_{self.accelerator.process_index}.json"
+        atomic_write_text(path, json.dumps(dump, indent=2))
+        self.progress.say(
+            f"Stopped: losses or gradients were not finite {STOP_AFTER_BAD_STEPS} steps in a row. No weight has taken "
+            f"part of them. Files and values of the last batch: {path}. Try a lower train.lr, train.precision=fp32, or "
+            f"a lower loss.disc_weight; the newest checkpoint is from before."
+        )
+
+
+def _summary(step: int, values: dict[str, float]) -> str:
+    ema = {tag.rsplit("/", 1)[1]: value for tag, value in values.items() if tag.startswith("val/ema/")}
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in ema.items())
+    return f"step {step:,}: validation  {shown}"

@@ -1,0 +1,131 @@
+"""Everything about a start that can be known and checked before anything is created."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from vqgan.config import Config
+from vqgan.config_files import RESUMABLE, differences, load_config
+from vqgan.data.check import HEADER_LIMIT, check_headers, too_many_bad
+from vqgan.data.sampler import micro_batch_size
+from vqgan.durations import resolve
+from vqgan.errors import UserError
+from vqgan.model import read_weights
+from vqgan.run_folder import RunFolder
+from vqgan.training.checks import check_config
+from vqgan.training.datasets import Datasets, open_datasets
+from vqgan.training.perceptual import Perceptual, load_perceptual
+from vqgan.training.processes import make_accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A start that can go ahead."""
+
+    given: Config
+    """Settings as the user wrote them."""
+    config: Config
+    """The same with every duration in steps."""
+    command: tuple[str, ...]
+    """What the user typed."""
+    accelerator: Accelerator
+    datasets: Datasets
+    folder: RunFolder
+    perceptual: Perceptual
+    micro_batch: int
+    """Images per process and forward pass."""
+    origin: dict[str, Any]
+    """What the run grows from; see `Run.origin`."""
+    frozen: tuple[str, ...]
+    """Parts of the model that are not trained."""
+    initial_weights: Mapping[str, Tensor] | None
+    """Weights that --init-from names."""
+    bad_headers: list[tuple[str, str]]
+    """Training files that are not images, judged by their first bytes: (key, reason)."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.accelerator.process_index
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.accelerator.num_processes
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.accelerator.is_main_process
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.main:
+            print(text, flush=True)
+
+
+def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None, freeze: Sequence[str]) -> Plan:
+    """Check settings, data, run folder and weights; creates nothing.
+
+    Raises:
+        UserError: something the user can mend.
+    """
+    check_config(config)
+    accelerator = make_accelerator(config.train.device, config.train.precision)
+    datasets = open_datasets(config.data)
+    resolved = resolve(config, len(datasets.train))
+    folder = RunFolder(Path(str(config.run.dir)))
+    micro_batch = micro_batch_size(config.train.batch_size, accelerator.num_processes, config.train.accumulate)
+    check_existing(folder, resolved, len(datasets.train))
+    bad_headers = check_headers(datasets.train, max_pixels=config.data.max_pixels)
+    error = too_many_bad(len(bad_headers), min(len(datasets.train), HEADER_LIMIT), config.data.max_bad_share)
+    if error is not None:
+        raise error
+    return Plan(
+        given=config,
+        config=resolved,
+        command=tuple(command),
+        accelerator=accelerator,
+        datasets=datasets,
+        folder=folder,
+        perceptual=load_perceptual(config.loss, accelerator),
+        micro_batch=micro_batch,
+        origin={
+            **datasets.fingerprint(),
+            "init_from": None if init_from is None else str(init_from),
+            "freeze": sorted(freeze),
+        },
+        frozen=tuple(freeze),
+        initial_weights=None if init_from is None else read_weights(init_from),
+        bad_headers=bad_headers,
+    )
+
+
+def check_existing(folder: RunFolder, config: Config, dataset_size: int) -> None:
+    """Refuse a folder that is not a run, and a run that was started with other settings.
+
+    Raises:
+        UserError: naming what differs and how to go on.
+    """
+    if not folder.config.exists():
+        found = sorted(entry.name for entry in folder.root.iterdir()) if folder.root.is_dir() else []
+        strangers = [name for name in found if name != folder.lock.name]
+        if strangers:
+            raise UserError(
+                f"run.dir {folder.root} holds files but no run (no config.yaml; found {strangers[0]!r}). "
+                f"Choose an empty or new folder: run.dir=PATH."
+            )
+        return
+    before = resolve(load_config(str(folder.config), []), dataset_size)
+    changed = [change for change in differences(before, config) if change[0] not in RESUMABLE]
+    if changed:
+        listed = "".join(f"\n  {key}: {old!r} in the run, {new!r} now" for key, old, new in changed)
+        raise UserError(
+            f"{folder.root} was started with other settings:{listed}\n"
+            f"To resume it, give the settings it was started with. To train with the new ones, choose another folder "
+            f"(run.dir=PATH); add --init-from {folder.root} to start from its weights."
+        )

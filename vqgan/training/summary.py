@@ -1,0 +1,72 @@
+"""The words around a run: its header, and its report at the end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vqgan.training.plan import Plan
+from vqgan.training.run import Run
+
+
+def header(run: Run, plan: Plan, resumed: Path | None, *, bad: int) -> str:
+    """Everything a person wants to check before leaving a run alone."""
+    config, device, train, folder = run.config, plan.accelerator.device, run.config.train, plan.folder
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    per_update = f"{plan.processes} x {plan.micro_batch} per process" + (
+        f" x {train.accumulate} accumulated" if train.accumulate > 1 else ""
+    )
+    quantizer = run.model.quantize
+    threads = f"{torch.get_num_threads()} threads, " if device.type == "cpu" else ""
+    rows = {
+        "run": f"{folder.root}" + (f", resumed from {resumed.name}" if resumed else ""),
+        "device": f"{place}, {plan.processes} process(es), {threads}{train.precision}"
+        + (", compiled" if train.compile else ""),
+        "model": f"{_millions(run.model)} parameters, {run.model.stride}x reduction, "
+        f"{quantizer.codebook_size:,} codes of {quantizer.codebook_dim} dimensions",
+        "discriminator": f"{_millions(run.discriminator)} parameters",
+        "perceptual": plan.perceptual.description,
+        "data": f"{len(plan.datasets.train):,} training and {len(plan.datasets.val):,} validation images at "
+        f"{config.data.image_size} px, {config.data.channels} channel(s)"
+        + (f"; {bad} bad, see {folder.bad_files}" if bad else ""),
+        "batch": f"{train.batch_size} images per update = {per_update}",
+        "learning rate": f"{train.lr:g} generator, {train.disc_lr or train.lr:g} discriminator, {train.schedule}",
+        "GAN": "off"
+        if config.loss.disc_weight == 0
+        else f"discriminator learns from step {config.loss.disc_start:,}, generator feels it from step "
+        f"{config.loss.gan_start:,}, over {config.loss.ramp_steps:,} steps",
+        "length": f"{train.max_steps:,} steps" + (f", {run.step:,} done" if run.step else ""),
+    }
+    lines = [f"{name:>14}  {text}" for name, text in rows.items()]
+    if plan.perceptual.warning:
+        lines.append(plan.perceptual.warning)
+    return "\n".join(lines)
+
+
+def final_report(run: Run, plan: Plan, values: Mapping[str, float]) -> str:
+    """Validation table, the picture to look at, and what to try next."""
+    folder = plan.folder
+    metrics = [tag.rsplit("/", 1)[1] for tag in values if tag.startswith("val/ema/")]
+    width = max((len(name) for name in metrics), default=0) + 2
+    lines = [f"\nDone: {run.step:,} steps. Validation:", "", f"  {'':{width}}{'raw':>10}{'averaged':>10}"]
+    for name in metrics:
+        raw, ema = values[f"val/raw/{name}"], values[f"val/ema/{name}"]
+        lines.append(f"  {name:{width}}{raw:>10.4g}{ema:>10.4g}" + (" dB" if name == "psnr" else ""))
+    picture = folder.samples / f"step_{run.step:07d}.png"
+    lines += [
+        "",
+        f"Look at it:  {picture}",
+        "",
+        "Next:",
+        f"  tensorboard --logdir {folder.root}",
+        f"  python sample.py reconstruct {folder.root} PHOTOS OUTPUT --side-by-side",
+        f"  python train_vqgan.py {folder.config} run.dir=runs/photos data.train=PHOTOS",
+    ]
+    if plan.perceptual.warning:
+        lines += ["", plan.perceptual.warning]
+    return "\n".join(lines)
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M"

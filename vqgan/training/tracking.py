@@ -1,0 +1,90 @@
+"""What a run writes for people to read: TensorBoard events, metrics.jsonl and sample grids.
+
+The only file that knows tensorboard; it is used on the main process alone. Values reach both places under one tag.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from accelerate.tracking import TensorBoardTracker
+from PIL import Image
+from torch import Tensor
+
+from vqgan.run_folder import RunFolder
+from vqgan.store import atomic_write_text
+
+
+class Tracker:
+    """Writer of one run's records.
+
+    Args:
+        folder: the run folder.
+        step: updates done when this start begins; records of later steps, left by an interrupted start that got
+            further than its last checkpoint, are taken back, so steps never go backwards.
+    """
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        self.folder = folder
+        cut_metrics(folder.metrics, step)
+        self.metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in `close`)
+        root = folder.tensorboard.parent
+        self.tracker = TensorBoardTracker(folder.tensorboard.name, root, purge_step=step + 1 if step else None)
+        self.tracker.start()
+        self.writer = self.tracker.writer
+
+    def scalars(self, step: int, images: int, split: Literal["train", "val"], values: Mapping[str, float]) -> None:
+        """Write numbers under their tags; `images` counts the training images seen so far."""
+        line = {"step": step, "images": images, "split": split, "values": dict(values)}
+        self.metrics.write(json.dumps(line) + "\n")
+        self.metrics.flush()
+        self.tracker.log({tag: value for tag, value in values.items() if math.isfinite(value)}, step=step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Write a text shown as it is."""
+        self.writer.add_text(tag, "".join(f"    {line}\n" for line in text.splitlines()), step)
+
+    def panel(self, step: int, tag: str, picture: np.ndarray) -> Path:
+        """Write a picture (H, W, 3) uint8 to TensorBoard and to samples/; returns the file."""
+        self.writer.add_image(tag, picture, step, dataformats="HWC")
+        self.folder.samples.mkdir(exist_ok=True)
+        path = self.folder.samples / f"step_{step:07d}.png"
+        temporary = path.with_suffix(".tmp")
+        Image.fromarray(picture).save(temporary, format="PNG")
+        os.replace(temporary, path)
+        return path
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        """Write the distribution of `values` (any shape)."""
+        self.writer.add_histogram(tag, values, step)
+
+    def sync(self) -> None:
+        """Bring all records to the disk, before a checkpoint that stands on them."""
+        self.writer.flush()
+        self.metrics.flush()
+        os.fsync(self.metrics.fileno())
+
+    def close(self) -> None:
+        """Finish both files."""
+        self.writer.close()
+        self.metrics.close()
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl after `step` (all of them when `step` is 0), and a torn last one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # a line torn by a kill is the last one
+        if step == 0 or record["step"] > step:
+            break
+        kept.append(line + "\n")
+    atomic_write_text(path, "".join(kept))

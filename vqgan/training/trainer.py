@@ -1,0 +1,255 @@
+"""One update of both players.
+
+    images -> model -> generator loss -> one backward -> discriminator loss -> backward -> verdict -> updates
+
+Shapes: images, recon (B, C, H, W) in [-1, 1]; z (B, D, h, w); indices (B, h, w). B is one process's micro-batch.
+
+Both gradients are taken before either player moves: the discriminator's loss needs only the old reconstruction. So
+one verdict over all processes, and one wait for the device, decide whether the step changes anything at all.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from losses.generator import GeneratorGradient
+from vqgan.model import VQGANOutput
+from vqgan.quantizers.reseed import reset_moments
+from vqgan.training.processes import agree_on_worst, wrap
+from vqgan.training.run import Run
+from vqgan.training.schedules import gan_factor, learning_rate
+
+Item = TypeVar("Item")
+Logs = dict[str, Tensor]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class StepResult(NamedTuple):
+    """Outcome of one step; logs are detached scalars on the device, local to this process."""
+
+    status: Literal["done", "skipped", "overflow"]
+    logs: Logs
+    signal: int
+
+
+class Trainer:
+    """Trains the networks of a run.
+
+    Args:
+        run: the state to train; its bare networks stay the owners of all weights.
+        accelerator: device and processes.
+    """
+
+    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+        self.run, self.accelerator = run, accelerator
+        if run.config.train.compile:  # before wrapping, and in place: key names stay as they are
+            run.model.compile()
+            run.discriminator.compile()
+        self.model = wrap(run.model, accelerator)
+        self.discriminator = wrap(run.discriminator, accelerator)
+        self.seed = run.config.run.seed
+
+    def train_step(self, micro_batches: Sequence[Tensor], *, signal: int = 0) -> StepResult:
+        """Update the generator and the discriminator on one global batch.
+
+        Args:
+            micro_batches: this process's share, (B, C, H, W) each in [-1, 1].
+            signal: number of a signal this process has received, or 0; the largest over all processes is returned.
+
+        Returns:
+            The outcome: "skipped" if a loss or gradient was not finite on any process (nothing but the step counter
+            changed), "overflow" if a float16 loss scale was too large (nothing changed; show the same batch again).
+        """
+        run = self.run
+        torch.manual_seed((self.seed * 1_000_003 + run.step) % 2**63)  # dropout: no generator state survives a step
+        train_disc = self._set_learning_rates()
+
+        # Generator: reconstruct, and fool the discriminator.
+        outputs, gradients, logs_g = [], [], []
+        for images, last in _with_last(micro_batches):
+            with self._sync_if(last, self.model):
+                output, gradient, logs = self._generator_backward(images, len(micro_batches))
+            outputs.append(output)
+            gradients.append(gradient)
+            logs_g.append(logs)
+
+        # Discriminator: tell the images from their reconstructions.
+        logs_d = []
+        if train_disc:
+            pairs = zip(micro_batches, outputs, strict=True)
+            for (images, output), last in _with_last(list(pairs)):
+                with self._sync_if(last, self.discriminator):
+                    logs_d.append(self._discriminator_backward(images, output.recon.detach(), len(micro_batches)))
+
+        # Nobody moves unless everything is finite everywhere.
+        logs = _mean(logs_g) | _mean(logs_d)
+        logs["grad_norm/g"] = self._unscaled_norm(run.optimizer_g, run.scaler_g.unscale)
+        if train_disc:
+            logs["grad_norm/d"] = self._unscaled_norm(run.optimizer_d, run.scaler_d.unscale)
+        status, signal = self._verdict(logs, signal, train_disc)
+        if status == "done":
+            run.optimizer_g.step()
+            if train_disc:
+                run.optimizer_d.step()
+            logs |= self._update_codebook(outputs)
+            run.ema.update(run.model, run.step + 1)
+            for gradient in gradients:
+                run.generator_loss.update(gradient)
+        run.optimizer_g.zero_grad(set_to_none=True)
+        run.optimizer_d.zero_grad(set_to_none=True)
+        if status != "overflow":
+            run.step += 1
+        return StepResult(status, logs, signal)
+
+    @torch.no_grad()
+    def initialise_codebook(self, micro_batches: Sequence[Tensor]) -> None:
+        """Place the codes on encoder outputs of the first global batch (all processes, all micro-batches)."""
+        quantizer = self.run.model.quantize
+        if quantizer.needs_data_init:
+            with self._autocast():
+                z = torch.cat([self.run.model.encode_z(images) for images in micro_batches])
+            quantizer.initialise(z, seed=self.seed)
+            self.run.ema.model.load_state_dict(self.run.model.state_dict())
+
+    def _generator_backward(self, images: Tensor, accumulate: int) -> tuple[VQGANOutput, GeneratorGradient, Logs]:
+        run = self.run
+        with self._autocast():
+            output: VQGANOutput = self.model(images)
+        factor = self._gan_factor()
+        with _frozen(run.discriminator) as discriminator:
+            gradient: GeneratorGradient = run.generator_loss(
+                images,
+                output.recon,
+                features=output.features,
+                last_layer=run.model.last_layer,
+                discriminator=(lambda recon: self._judge(discriminator, recon)) if factor > 0 else None,
+                gan_factor=factor,
+            )
+        scale = run.scaler_g.scale / accumulate
+        roots = [(output.recon, (gradient.recon_grad * scale).to(output.recon.dtype))]
+        roots += [(output.quantized.loss, torch.full_like(output.quantized.loss, scale))]
+        roots = [(root, grad) for root, grad in roots if root.requires_grad]
+        torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
+
+        quantized = output.quantized
+        logs = gradient.logs | {
+            "loss/total": gradient.logs["loss/total"] + quantized.loss.detach(),
+            "loss/commit": quantized.logs["commitment_loss"],
+        }
+        if "codebook_loss" in quantized.logs:
+            logs["loss/codebook"] = quantized.logs["codebook_loss"]
+        detached = quantized._replace(z_q=quantized.z_q.detach(), loss=quantized.loss.detach())
+        return output._replace(recon=output.recon.detach(), quantized=detached), gradient, logs
+
+    def _discriminator_backward(self, images: Tensor, recon: Tensor, accumulate: int) -> Logs:
+        both = torch.cat([images.to(recon.dtype), recon])  # one forward: batch statistics and buffers see both
+        logits_real, logits_fake = self._judge(self.discriminator, both).chunk(2)
+        loss, logs = self.run.discriminator_loss(logits_real, logits_fake)
+        (loss * (self.run.scaler_d.scale / accumulate)).backward()
+        return logs
+
+    def _judge(self, discriminator: nn.Module, images: Tensor) -> Tensor:
+        with self._autocast():
+            logits: Tensor = discriminator(images)
+        return logits
+
+    def _unscaled_norm(self, optimizer: torch.optim.Optimizer, unscale: Callable[[Sequence[Tensor]], None]) -> Tensor:
+        """Norm of a player's gradient before clipping; DDP has already averaged it over the processes."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        unscale(parameters)
+        limit = self.run.config.train.clip_norm
+        return nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+
+    def _verdict(self, logs: Logs, signal: int, train_disc: bool) -> tuple[Literal["done", "skipped", "overflow"], int]:
+        """Agree over all processes on what this step may change. The only wait for the device."""
+        run = self.run
+        losses = [logs["loss/total"]] + ([logs["loss/gan_d"]] if train_disc else [])
+        norms = [logs["grad_norm/g"]] + ([logs["grad_norm/d"]] if train_disc else [])
+        bad = ~torch.isfinite(torch.stack([value.float() for value in losses + norms]))
+        flags = agree_on_worst(torch.cat([bad.float(), bad.new_full((1,), signal, dtype=torch.float32)]))
+        bad_losses, bad_norms, signal = flags[: len(losses)], flags[len(losses) : -1], int(flags[-1])
+        scalers = [run.scaler_g, run.scaler_d][: len(norms)]
+        overflowed = [bool(flag) and scaler.can_shrink() for flag, scaler in zip(bad_norms, scalers, strict=True)]
+        if any(overflowed) and not any(bad_losses):
+            for scaler, overflow in zip(scalers, overflowed, strict=True):
+                if overflow:
+                    scaler.update(overflow=True)
+            return "overflow", signal
+        if any(bad_losses) or any(bad_norms):
+            run.skipped += 1
+            run.skipped_in_a_row += 1
+            return "skipped", signal
+        for scaler in scalers:
+            scaler.update(overflow=False)
+        run.skipped_in_a_row = 0
+        return "done", signal
+
+    @torch.no_grad()
+    def _update_codebook(self, outputs: Sequence[VQGANOutput]) -> Logs:
+        """Usage, EMA and re-seeding of the codebook, identical on all processes."""
+        run, quantizer = self.run, self.run.model.quantize
+        z = torch.cat([output.z for output in outputs])
+        indices = torch.cat([output.quantized.indices for output in outputs])
+        update = quantizer.update(z, indices, step=run.step, seed=self.seed, max_steps=int(run.config.train.max_steps))
+        if update.replaced is not None:
+            reset_moments(run.optimizer_g, quantizer.embedding.weight, update.replaced)
+            run.ema.copy_rows("quantize.embedding.weight", quantizer.embedding.weight, update.replaced)
+        return {f"codebook/{name}": value for name, value in update.logs.items()}
+
+    def _set_learning_rates(self) -> bool:
+        """Set both rates for this step; returns whether the discriminator learns in it."""
+        run, train, loss = self.run, self.run.config.train, self.run.config.loss
+        peaks = ((run.optimizer_g, train.lr), (run.optimizer_d, train.disc_lr or train.lr))
+        for optimizer, peak in peaks:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    run.step,
+                    peak=peak,
+                    max_steps=int(train.max_steps),
+                    warmup_steps=int(train.warmup_steps),
+                    schedule=train.schedule,
+                    min_share=train.min_lr_share,
+                )
+        return loss.disc_weight > 0 and run.step >= int(loss.disc_start)
+
+    def _gan_factor(self) -> float:
+        loss = self.run.config.loss
+        if loss.disc_weight == 0:
+            return 0.0
+        return gan_factor(self.run.step, gan_start=int(loss.gan_start), ramp_steps=int(loss.ramp_steps))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        dtype = DTYPES[self.run.config.train.precision]
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype=dtype)
+
+    def _sync_if(self, last: bool, module: nn.Module) -> AbstractContextManager[None]:
+        """Share gradients once per update: with the last micro-batch."""
+        no_sync: Callable[[], AbstractContextManager[None]] | None = getattr(module, "no_sync", None)
+        return nullcontext() if last or no_sync is None else no_sync()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """The bare module with its parameters taken out of the graph and its statistics at rest."""
+    training = module.training
+    module.requires_grad_(False).eval()
+    try:
+        yield module
+    finally:
+        module.requires_grad_(True).train(training)
+
+
+def _with_last(items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+    for position, item in enumerate(items):
+        yield item, position == len(items) - 1
+
+
+def _mean(logs: Sequence[Logs]) -> Logs:
+    """Mean over micro-batches, so that a logged loss belongs to the whole batch."""
+    return {name: torch.stack([entry[name] for entry in logs]).mean() for name in logs[0]} if logs else {}
