@@ -75,3 +75,9 @@ def test_codebooks_are_byte_identical_through_initialisation_and_reseeding(tmp_p
     assert float(first["reseeded"]) > 0
     for name in books:
         assert first[name].numpy().tobytes() == second[name].numpy().tobytes(), name
+
+
+def test_a_nan_on_one_process_is_skipped_by_both(tmp_path: Path) -> None:
+    for changes in run_workers(tmp_path / "nan", 2, 1, "nan-on-last"):
+        moved = [name for name in changes if name.startswith(("g.", "d.")) and bool(changes[name].any())]
+        assert moved == []

@@ -195,3 +195,19 @@ def test_bfloat16_networks_keep_losses_and_codes_in_float32(make_trainer: MakeTr
     assert result.logs["loss/total"].dtype == torch.float32
     assert not torch.equal(before["encoder.conv_in.weight"], trainer.run.model.encoder.conv_in.weight)
     assert all(p.dtype == torch.float32 for p in trainer.run.model.parameters())
+
+
+def test_compiled_networks_do_the_same_update_under_the_same_names(
+    make_trainer: MakeTrainer, batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graph capture and its backward, without code generation, which takes minutes on a CPU."""
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: original(module, backend="aot_eager"))
+    plain, compiled = make_trainer(), make_trainer(train={"compile": True})
+    for step in range(2):
+        expected, result = (trainer.train_step([batch(step)]) for trainer in (plain, compiled))
+        assert result.logs.keys() == expected.logs.keys()
+        for name, value in expected.logs.items():
+            torch.testing.assert_close(result.logs[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    assert compiled.run.tensors()["model"].keys() == plain.run.tensors()["model"].keys()
+    assert not any("_orig_mod" in name for name, _ in compiled.run.model.named_parameters())

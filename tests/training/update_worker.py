@@ -1,6 +1,6 @@
 """Child process of test_equivalence.py: three updates in float64, and what they changed, written to a file.
 
-python update_worker.py OUT.safetensors RANK PROCESSES ACCUMULATE [no-adaptive] [plain-init] [no-sync] [reseed]
+python update_worker.py OUT.safetensors RANK PROCESSES ACCUMULATE [no-adaptive] [plain-init] [no-sync] [reseed] [nan-on-last]
 """
 
 import os
@@ -76,8 +76,12 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
             trainer.initialise_codebook(micro_batches)
             books["book.init"] = run.model.quantize.embedding.weight.detach().clone()
             before["g.quantize.embedding.weight"] = books["book.init"]
+        if "nan-on-last" in switches and rank == processes - 1:
+            micro_batches[0][0, 0, 0, 0] = float("nan")
         result = trainer.train_step(micro_batches)
-        assert result.status == "done"
+        assert result.status == ("skipped" if "nan-on-last" in switches else "done")
+        if result.status == "skipped":
+            continue
         replaced = float(result.logs["codebook/reseeded"])
         books[f"book.{step}"] = run.model.quantize.embedding.weight.detach().clone()
     after = {f"g.{n}": p.detach() for n, p in run.model.named_parameters()}
