@@ -1,0 +1,241 @@
+"""What our training step saves against the usual way of writing it: same modules, precision and threads, one process.
+
+The usual step (as found in public VQGAN code) runs the autoencoder once per optimizer, evaluates LPIPS again for the
+discriminator, walks LPIPS and the discriminator twice for the adaptive weight, keeps the discriminator's weights in
+the generator's graph, and searches codes through a dense N x K matrix of distances with a one-hot product. Each of
+these is a switch here, so each saving is timed on its own; all variants take turns within every round.
+
+    python benchmarks/train_step.py                         # f16 architecture, width 64, 128 px, on the CPU
+    python benchmarks/train_step.py --check                 # equal gradients in float64, on a small model
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional as F
+
+from losses import ADVERSARIAL
+from losses.perceptual import LPIPS
+from vqgan.config import Config, DataConfig, LossConfig, ModelConfig, PartConfig, TrainConfig
+from vqgan.training.run import Run, build_run
+from vqgan.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Ways of the usual step; all off is a plain step with the same mathematics as ours."""
+
+    second_forward: bool = True
+    second_lpips: bool = True
+    two_walks: bool = True
+    live_discriminator: bool = True
+    dense_search: bool = True
+
+
+class UsualStep:
+    """A training step in the field's way, on the networks of a run.
+
+    Args:
+        run: networks and optimizers.   perceptual: the network of its lpips term.
+        habits: which of the usual ways it follows.
+    """
+
+    def __init__(self, run: Run, perceptual: LPIPS, habits: Habits) -> None:
+        self.run, self.perceptual, self.habits = run, perceptual, habits
+
+    def __call__(self, images: Tensor) -> None:
+        self.backward(images)
+        for optimizer in (self.run.optimizer_g, self.run.optimizer_d):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, images: Tensor) -> None:
+        """Fill the gradients of both players."""
+        run, habits = self.run, self.habits
+        discriminator, pair = run.discriminator, ADVERSARIAL[run.config.loss.adversarial]
+        search = run.model.quantize.encode
+        if habits.dense_search:
+            run.model.quantize.encode = self._dense_search  # type: ignore[method-assign]
+        try:
+            recon, code_loss = self._reconstruct(images)
+            rec_loss = self._rec_loss(images, recon)
+            if not habits.live_discriminator:
+                discriminator.requires_grad_(False)
+            gan_loss = pair.generator(discriminator(recon))
+            weight = self._adaptive_weight(recon, rec_loss, gan_loss)
+            total = rec_loss + run.config.loss.disc_weight * weight * gan_loss + code_loss
+            total.backward()
+            discriminator.requires_grad_(True)
+            for parameter in discriminator.parameters():
+                parameter.grad = None
+
+            if habits.second_forward:
+                recon, _ = self._reconstruct(images)
+            if habits.second_lpips:
+                self._rec_loss(images, recon)
+            recon = recon.detach()
+            pair.discriminator(discriminator(images), discriminator(recon)).backward()
+        finally:
+            run.model.quantize.encode = search  # type: ignore[method-assign]
+
+    def _reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.run.model(images)
+        return output.recon, output.quantized.loss
+
+    def _rec_loss(self, images: Tensor, recon: Tensor) -> Tensor:
+        loss, terms = torch.zeros((), dtype=recon.dtype), self.run.config.loss.terms
+        if "l1" in terms:
+            loss = loss + terms["l1"] * F.l1_loss(recon, images)
+        if "lpips" in terms:
+            loss = loss + terms["lpips"] * self.perceptual(images, recon)
+        return loss
+
+    def _adaptive_weight(self, recon: Tensor, rec_loss: Tensor, gan_loss: Tensor) -> Tensor:
+        last = self.run.model.last_layer
+        if self.habits.two_walks:
+            (rec_w,) = torch.autograd.grad(rec_loss, last, retain_graph=True)
+            (gan_w,) = torch.autograd.grad(gan_loss, last, retain_graph=True)
+        else:  # the walk ends at the reconstruction; still one more walk than ours, which reuses these gradients
+            (rec_g,) = torch.autograd.grad(rec_loss, recon, retain_graph=True)
+            (gan_g,) = torch.autograd.grad(gan_loss, recon, retain_graph=True)
+            (rec_w,) = torch.autograd.grad(recon, last, rec_g, retain_graph=True)
+            (gan_w,) = torch.autograd.grad(recon, last, gan_g, retain_graph=True)
+        limit = self.run.config.loss.max_weight
+        return (rec_w.norm() / (gan_w.norm() + 1e-4)).clamp(max=limit).detach()
+
+    def _dense_search(self, z: Tensor) -> Tensor:
+        book = self.run.model.quantize.embedding.weight
+        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+        distance = flat.pow(2).sum(1, keepdim=True) + book.pow(2).sum(1) - 2 * flat @ book.T
+        indices = distance.argmin(dim=1)
+        one_hot = torch.zeros_like(distance).scatter_(1, indices[:, None], 1)
+        (one_hot @ book).view(*z.shape[:1], *z.shape[2:], -1)  # the usual lookup; ours follows in `decode`
+        return indices.view(z.shape[0], *z.shape[2:])
+
+
+def make_run(
+    *, image_size: int, ch: int, ch_mult: list[int], codebook_size: int, net: str, dtype: torch.dtype
+) -> tuple[Run, LPIPS]:
+    """A run at the f16 architecture with the GAN on from the start."""
+    config = Config(
+        data=DataConfig(image_size=image_size),
+        model=ModelConfig(
+            ch=ch,
+            ch_mult=ch_mult,
+            attn_resolutions=[image_size // 2 ** (len(ch_mult) - 1)],
+            z_channels=4 * ch,
+            quantizer=PartConfig(
+                name="vq",
+                args={"codebook_size": codebook_size, "codebook_dim": 4 * ch, "reseed_every": 0, "init": "normal"},
+            ),
+        ),
+        loss=LossConfig(gan_start=0, ramp_steps=1, max_weight=1e4),
+        train=TrainConfig(max_steps=10_000, warmup_steps=0, clip_norm=None),
+    )
+    perceptual = LPIPS("vgg" if net == "vgg" else "squeeze", None).to(dtype)
+    run = build_run(config, perceptual=perceptual, device=torch.device("cpu"), origin={"init_from": None}, frozen=())
+    for module in (run.model, run.ema.model, run.discriminator, run.generator_loss):
+        module.to(dtype)
+    return run, perceptual
+
+
+def check_gradients() -> float:
+    """Largest difference of any gradient of either player, relative to the largest gradient, in float64."""
+    run, perceptual = make_run(
+        image_size=32, ch=32, ch_mult=[1, 2], codebook_size=64, net="squeeze", dtype=torch.float64
+    )
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    ours: dict[str, Tensor] = {}
+    players = {"model": run.model, "discriminator": run.discriminator}
+
+    def keep(_: object, *__: object) -> None:
+        for player, module in players.items():
+            ours.update({f"{player}.{n}": p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+
+    run.optimizer_g.register_step_pre_hook(keep)
+    before = {player: {n: p.detach().clone() for n, p in m.named_parameters()} for player, m in players.items()}
+    Trainer(run, Accelerator(cpu=True)).train_step([images])
+    with torch.no_grad():
+        for player, module in players.items():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(before[player][name])
+    UsualStep(run, perceptual, Habits()).backward(images)
+    worst = largest = 0.0
+    for player, module in players.items():
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            worst = max(worst, float((parameter.grad - ours[f"{player}.{name}"]).abs().max()))
+            largest = max(largest, float(parameter.grad.abs().max()))
+    return worst / largest
+
+
+def time_variants(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each variant, all of them once per round."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 1):  # the first round warms up
+        for name, step in variants.items():
+            begin = time.perf_counter()
+            step()
+            if number:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare gradients in float64")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--codebook-size", type=int, default=16384)
+    options = parser.parse_args()
+    print(f"largest gradient difference, float64: {check_gradients():.1e} of the largest gradient")
+    if options.check:
+        return
+
+    run, perceptual = make_run(
+        image_size=128,
+        ch=64,
+        ch_mult=[1, 1, 2, 2, 4],
+        codebook_size=options.codebook_size,
+        net="vgg",
+        dtype=torch.float32,
+    )
+    trainer = Trainer(run, Accelerator(cpu=True))
+    images = torch.rand(options.batch, 3, 128, 128) * 2 - 1
+    names = {
+        "second_forward": "one autoencoder forward per step",
+        "second_lpips": "no second LPIPS evaluation",
+        "two_walks": "adaptive weight from gradients at the reconstruction",
+        "live_discriminator": "discriminator frozen in the generator's pass",
+        "dense_search": "chunked code search",
+    }
+    variants: dict[str, Callable[[], object]] = {
+        "ours": lambda: trainer.train_step([images]),
+        "usual": lambda: UsualStep(run, perceptual, Habits())(images),
+    }
+    for habit in names:
+        step = UsualStep(run, perceptual, replace(Habits(), **{habit: False}))
+        variants[habit] = lambda step=step: step(images)  # type: ignore[misc]
+    seconds = time_variants(variants, options.rounds)
+    usual = statistics.median(seconds["usual"])
+    print(
+        f"f16, width 64, 128 px, batch {options.batch}, K={options.codebook_size:,}, {torch.get_num_threads()} threads,"
+    )
+    print(f"median of {options.rounds} rounds; a step of the usual kind = 1")
+    ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
+    print(f"  {'ours':54} {statistics.median(seconds['ours']) / usual:6.3f}")
+    for habit, text in names.items():
+        print(f"  usual, but {text:43} {statistics.median(seconds[habit]) / usual:6.3f}")
+    print(
+        f"usual / ours, round by round: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
