@@ -64,7 +64,9 @@ def report(lines: list[dict[str, Any]]) -> int:
             f"end {watched[-1] / begin:.3f} times: {'held' if held else 'NOT held'}"
         )
     pulls = min(after_ramp) >= SMALLEST_SHARE
-    print(f"applied GAN gradient after the ramp: {min(after_ramp):.2f} to {max(after_ramp):.2f} of the reconstruction's")
+    print(
+        f"applied GAN gradient after the ramp: {min(after_ramp):.2f} to {max(after_ramp):.2f} of the reconstruction's"
+    )
     return 0 if good and pulls else 1
 
 

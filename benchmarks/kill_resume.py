@@ -135,9 +135,7 @@ def main() -> int:
     print(
         f"{len(landed)} kills, {inside} inside a save, {sum(entry['step'] < 0 for entry in landed)} before a first step"
     )
-    print(
-        f"{len(one)} records (losses, sample ids), {differing} differing; {len(corrupt)} unreadable checkpoints"
-    )
+    print(f"{len(one)} records (losses, sample ids), {differing} differing; {len(corrupt)} unreadable checkpoints")
     print(f"final weights, optimizer state and buffers bit-identical: {same_weights}; {time.time() - begin:.0f} s")
     return 0 if same_weights and not differing and not corrupt else 1
 

@@ -40,6 +40,7 @@ CLASSES = (
         (DataConfig, {"channels": 5}, "data.channels is 5; expected 1, 2, 3, 4 or 8"),
         (DataConfig, {"val_share": 0.0}, "data.val_share"),
         (DataConfig, {"max_bad_share": 1.1}, "data.max_bad_share"),
+        (DataConfig, {"max_pixels": 0}, "data.max_pixels is 0"),
         (DataConfig, {"workers": -1}, "data.workers"),
         (DataConfig, {"timeout_seconds": 0.0}, "data.timeout_seconds"),
         (DataConfig, {"background": [0, 0]}, "data.background"),

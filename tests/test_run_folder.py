@@ -79,6 +79,23 @@ def test_the_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_made_or_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder, reason in ((file, "a file is in its way"), (file / "run", "Not a directory")):
+        with pytest.raises(UserError, match=rf"{folder.name} cannot be written to: {reason}\. .*run\.dir=PATH"):
+            RunLock(folder / "run.lock").__enter__()
+    assert file.read_text() == "mine"
+
+    def refuse(path: Path, *arguments: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(UserError, match="cannot be written to: Permission denied"):
+            RunLock(tmp_path / "run.lock").__enter__()
+
+
 def test_a_second_process_is_refused_and_a_killed_one_recognised(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     child, pid = hold(path)

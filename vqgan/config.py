@@ -94,6 +94,7 @@ class DataConfig:
         _check(self.channels in (1, 2, 3, 4, 8), "data.channels", self.channels, "1, 2, 3, 4 or 8")
         _check(0.0 < self.val_share < 1.0, "data.val_share", self.val_share, "a share in (0, 1)")
         _check(0.0 <= self.max_bad_share <= 1.0, "data.max_bad_share", self.max_bad_share, "a share in [0, 1]")
+        _check(self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "1 or more")
         _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
         _check(self.timeout_seconds > 0, "data.timeout_seconds", self.timeout_seconds, "a positive number of seconds")
         colour = len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)

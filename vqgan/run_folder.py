@@ -98,9 +98,16 @@ class RunLock:
 
         Raises:
             UserError: another process holds it, or one of another host may; says which, since when and what to do.
+                Or the folder cannot be made or written to.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            reason = "a file is in its way" if isinstance(error, FileExistsError) else error.strerror
+            raise UserError(
+                f"Run folder {self.path.parent} cannot be written to: {reason}. Choose another one with run.dir=PATH."
+            ) from None
         try:
             free = _lock_in_kernel(handle)
             holder = _parse(os.read(handle, 4096))

@@ -97,11 +97,11 @@ def test_shards_are_checked_alike(make_tar: MakeTar, paint: Paint) -> None:
 
 
 def test_too_many_bad() -> None:
-    assert too_many_bad(10, 100, 0.1) is None
-    assert too_many_bad(0, 100, 0.0) is None
-    error = too_many_bad(11, 100, 0.1)
+    assert too_many_bad(10, 100, 0.1, where="") is None
+    assert too_many_bad(0, 100, 0.0, where="") is None
+    error = too_many_bad(11, 100, 0.1, where="They lie there.")
     assert error is not None
-    for part in ("11 of 100 files are bad (11.0%)", "data.max_bad_share=0.1", "bad_files.txt", "vqgan check-data"):
+    for part in ("11 of 100 files are bad (11.0%)", "data.max_bad_share=0.1", "They lie there.", "vqgan check-data"):
         assert part in str(error)
 
 

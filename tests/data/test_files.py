@@ -77,8 +77,11 @@ def test_a_linked_file_counts_once(make_tree: MakeTree) -> None:
 def test_dangling_links_stay_to_be_named_as_bad(make_tree: MakeTree) -> None:
     root = make_tree("1.png")
     (root / "gone.png").symlink_to(root / "nowhere.png")
+    (root / "gone too.png").symlink_to(root / "nowhere.png")
     (root / "loop.png").symlink_to(root / "loop.png")
-    assert keys_of(open_folder("tree", root)) == ["1.png", "gone.png", "loop.png"]
+    source = open_folder("tree", root)
+    assert keys_of(source) == ["1.png", "gone too.png", "gone.png", "loop.png"]
+    assert source.notes == ()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this platform")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vqgan.data import loader
-from vqgan.data.loader import BadFile, Batch, Batches, ImageDataset, eval_batches, train_batches
+from vqgan.data.loader import BadFile, Batch, Batches, ImageDataset, eval_batches, stride_over, train_batches
 from vqgan.data.sources import Source, open_source
 from vqgan.errors import UserError
 
@@ -111,18 +111,29 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(source: Source, imag
     )
 
 
-def test_bad_files_give_way_to_the_next_good_one(source: Source, image_args: Args) -> None:
-    assert source.key(3) == "03.png"
+def test_bad_files_give_way_to_the_first_good_one_in_strides(source: Source, image_args: Args) -> None:
+    assert (source.key(4), source.key(11), len(source), stride_over(12)) == ("04.png", "10.png", 12, 7)
     dataset = ImageDataset(source, seed=5, augment=AUGMENT, **image_args)
     for _ in range(2):  # the second time from memory
-        sample = dataset[2, 3]
-        assert (sample.index, sample.epoch) == (5, 2)
-        assert [bad.key for bad in sample.bad] == ["03.png", "04.png"]
-        assert sample.bad[0].reason == "empty file"
-        assert torch.equal(sample.image, dataset[2, 5].image)
-    last = len(source) - 1
-    assert source.key(last) == "10.png"
-    assert dataset[0, last].index == 0  # after the last comes the first
+        sample = dataset[2, 4]
+        assert (sample.index, sample.epoch) == (6, 2)  # 4, 4 + 7 = 11, and round the end 11 + 7 - 12 = 6
+        assert [bad.key for bad in sample.bad] == ["04.png", "10.png"]
+        assert sample.bad[0].reason.startswith("not an image")
+        assert torch.equal(sample.image, dataset[2, 6].image)
+
+
+def test_strides_come_to_every_image_once() -> None:
+    for count in (1, 2, 3, 12, 13, 144, 1000):
+        assert {offset * stride_over(count) % count for offset in range(count)} == set(range(count))
+
+
+def test_a_broken_folder_neither_stops_nor_favours_its_neighbour(make_tree: MakeTree, image_args: Args) -> None:
+    good = [f"{'az'[number % 2]}/{number}.png" for number in range(60)]
+    broken = {f"m/{number:03}.png": b"" for number in range(150)}
+    dataset = ImageDataset(open_source(str(make_tree(*good, content=broken)), image_size=8), **image_args)
+    used = [dataset[0, index].index for index in range(30, 180)]
+    assert all(not 30 <= index < 180 for index in used)
+    assert len(set(used)) >= 55  # of the 60
 
 
 def test_a_bad_file_is_decoded_once(source: Source, image_args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +142,14 @@ def test_a_bad_file_is_decoded_once(source: Source, image_args: Args, monkeypatc
     monkeypatch.setattr(source, "read", lambda index: read.append(index) or original(index))  # type: ignore[func-returns-value]
     dataset = ImageDataset(source, **image_args)
     for _ in range(3):
-        assert dataset[0, 4].index == 5
-    assert read == [4, 5, 5, 5]
+        assert dataset[0, 3].index == 10
+    assert read == [3, 10, 10, 10]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_bad_files_stops_in_one_line(workers: int, make_tree: MakeTree, image_args: Args) -> None:
     source = open_source(str(make_tree(content={f"{n:03}\n.png": b"" for n in range(120)})), image_size=8)
-    with pytest.raises(UserError, match=r"^100 files in a row are unusable, from '.*vqgan check-data") as error:
+    with pytest.raises(UserError, match=r"^No image in 100 files tried in '.*vqgan check-data") as error:
         take(1, source, image_args, workers=workers)
     assert "\n" not in str(error.value)
 
@@ -150,7 +161,7 @@ def test_a_file_that_vanishes_is_a_bad_file(source: Source, make_tar: MakeTar, p
     os.truncate(path, path.read_bytes().rindex(b"IEND"))  # the end of the last picture
     assert dataset[0, 1].bad == [BadFile("s.tar/2.png", "its shard is shorter than when it was indexed")]
     path.unlink()
-    with pytest.raises(UserError, match=r"2 files in a row.*No such file or directory"):
+    with pytest.raises(UserError, match=r"^No image in 2 files tried.*No such file or directory"):
         ImageDataset(shards, **image_args)[0, 0]
 
 

@@ -75,6 +75,7 @@ def test_home_folder(make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch) -> No
         ("torchvision:CIFAR1", r"'torchvision:CIFAR1': unknown. Did you mean 'CIFAR10.?'?"),
         ("missing-{0..3}.tar", "asks for 'missing-0.tar', which matches no file"),
         ("missing.tar", "There is no file or folder 'missing.tar'"),
+        ("gone", "'gone' is a link that leads nowhere \\(to 'nowhere'\\)"),
         ("notes.pdf", "'notes.pdf' is no image source: expected a folder, an image"),
         ("s.tar.gz", "'s.tar.gz' is compressed.*plain .tar"),
         ("s.TGZ", "'s.TGZ' is compressed.*plain .tar"),
@@ -84,6 +85,7 @@ def test_one_line_says_what_is_wrong(
     spec: str, message: str, make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_tree("photos/1.png", content={"notes.pdf": b"", "s.tar.gz": b"", "s.TGZ": b""})
+    (root / "gone").symlink_to("nowhere")
     monkeypatch.chdir(root)
     with pytest.raises(UserError, match=message) as error:
         open_source(spec, image_size=8)

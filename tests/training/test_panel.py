@@ -2,22 +2,29 @@ import numpy as np
 import pytest
 import torch
 
-from vqgan.training.panel import GAP, LABEL_WIDTH, panel
+from vqgan.training.panel import CELL, GAP, LABEL_WIDTH, draw_rows, mosaic, panel
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 8])
-def test_panel_shows_any_number_of_channels(channels: int) -> None:
-    images = torch.rand(2, channels, 8, 8) * 2 - 1
-    picture = panel(images, images, torch.zeros(2, 2, 2, dtype=torch.int64), codebook_size=4)
-    cell = 160
-    assert picture.shape == (4 * (cell + GAP) + GAP, LABEL_WIDTH + 2 * (cell + GAP) + GAP, 3)
-    assert picture.dtype == np.uint8
+def test_any_number_of_channels_can_be_shown(channels: int) -> None:
+    images = torch.rand(3, channels, 8, 8) * 2 - 1
+    rows = draw_rows(images, images, torch.zeros(3, 2, 2, dtype=torch.int64), codebook_size=4)
+    assert {pictures.shape for pictures in rows.values()} == {(3, CELL, CELL, 3)}
+    assert panel(rows).shape == (4 * (CELL + GAP) + GAP, LABEL_WIDTH + 3 * (CELL + GAP), 3)
+    assert mosaic(rows["input"]).shape == (2 * (CELL + GAP) - GAP, 2 * (CELL + GAP) - GAP, 3)
 
 
-def test_equal_images_have_a_black_error_row_and_equal_codes_one_colour() -> None:
+def test_equal_images_have_a_black_error_and_equal_codes_one_colour() -> None:
     images = torch.rand(1, 3, 8, 8) * 2 - 1
-    picture = panel(images, images, torch.full((1, 2, 2), 3), codebook_size=4)
-    error = picture[GAP + 2 * (160 + GAP) :][:160, LABEL_WIDTH : LABEL_WIDTH + 160]
-    codes = picture[GAP + 3 * (160 + GAP) :][:160, LABEL_WIDTH : LABEL_WIDTH + 160]
-    assert error.max() == 0
-    assert len(np.unique(codes.reshape(-1, 3), axis=0)) == 1
+    rows = draw_rows(images, images, torch.full((1, 2, 2), 3), codebook_size=4)
+    assert rows["error x 4"].max() == 0
+    assert len(np.unique(rows["codes"].reshape(-1, 3), axis=0)) == 1
+
+
+def test_pixels_keep_their_values_and_codes_their_places() -> None:
+    images = torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2)  # black, white
+    rows = draw_rows(images, images, torch.tensor([[[0, 1]]]), codebook_size=2)
+    half = CELL // 2
+    assert (rows["input"][0, :, :half] == 0).all()
+    assert (rows["input"][0, :, half:] == 255).all()
+    assert (rows["codes"][0, :, 0] != rows["codes"][0, :, half]).any()

@@ -37,7 +37,8 @@ def test_both_records_agree_and_steps_do_not_go_back_after_a_resume(tmp_path: Pa
         tracker = Tracker(folder, begin)
         for step in range(begin + 1, end):
             tracker.scalars(step, step * 8, "train", {"train/loss/total": step + begin / 10})
-        tracker.panel(end, "images/ema", np.zeros((4, 4, 3), np.uint8))
+        tracker.sample(end, np.zeros((4, 4, 3), np.uint8))
+        tracker.image(end, "images_ema/input", np.zeros((4, 4, 3), np.uint8))
         tracker.close()
 
     lines = [json.loads(line) for line in folder.metrics.read_text("utf-8").splitlines()]

@@ -1,5 +1,6 @@
 """`vqgan check-data`: read every image of a source once and say what is wrong with it."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,8 +37,10 @@ def run(argv: Sequence[str]) -> int:
         float_range=None if data.float_range is None else tuple(data.float_range),
         max_pixels=data.max_pixels,
     )
-    for line in report.lines():
-        print(line)
+    try:
+        print("\n".join(report.lines()), flush=True)
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it closes stdout
     return 1 if report.bad else 0
 
 

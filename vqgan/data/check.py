@@ -52,8 +52,8 @@ class Report:
         return rows + [f"bad: {printable(key)}: {reason}" for key, reason in self.bad]
 
 
-def check_headers(source: Source, *, max_pixels: int, threads: int = 8) -> list[tuple[str, str]]:
-    """Files that cannot even be opened, as (key, reason).
+def check_headers(source: Source, *, max_pixels: int, threads: int = 8) -> list[BadFile]:
+    """Files that cannot even be opened.
 
     Looks at `HEADER_LIMIT` files at most, evenly spread, so that a start stays a matter of seconds; other bad files
     are met while training. Built-in and torchvision images are not looked at.
@@ -109,14 +109,17 @@ def check_all(
     return report
 
 
-def too_many_bad(bad: int, total: int, max_bad_share: float) -> UserError | None:
-    """The error that stops a run when more than `max_bad_share` of its files are bad, else None."""
+def too_many_bad(bad: int, total: int, max_bad_share: float, *, where: str) -> UserError | None:
+    """The error that stops a run when more than `max_bad_share` of its files are bad, else None.
+
+    `where` is a sentence that says which files these are.
+    """
     if bad <= max_bad_share * total:
         return None
     return UserError(
-        f"{bad} of {total} files are bad ({bad / total:.1%}), more than data.max_bad_share={max_bad_share:g} allows. "
-        f"They are named in bad_files.txt; `vqgan check-data` looks at every file. Mend or remove them, or raise "
-        f"data.max_bad_share."
+        f"{bad} of {plural(total, 'file')} {'is' if bad == 1 else 'are'} bad ({bad / total:.1%}), more than "
+        f"data.max_bad_share={max_bad_share:g} allows. {where} `vqgan check-data` looks at every file. Mend or remove "
+        f"what is bad, or raise data.max_bad_share."
     )
 
 

@@ -173,7 +173,10 @@ def scan(root: Path) -> Scan:
 
 
 def _take_links(root: Path, links: list[str], visited: set[tuple[int, int]], found: Scan) -> None:
-    """Add linked images, but those whose target the walk has taken already, directly or by an earlier link."""
+    """Add linked images, but those whose target the walk has taken already, directly or by an earlier link.
+
+    Links that lead nowhere are all kept: they are bad files, each to be named as one.
+    """
     targets = set()
     for key in links:
         target = os.path.realpath(root / key)
@@ -181,13 +184,14 @@ def _take_links(root: Path, links: list[str], visited: set[tuple[int, int]], fou
         try:
             status = os.stat(folder)
             inside = (status.st_dev, status.st_ino) in visited and is_image_name(name) and os.path.lexists(target)
-        except OSError:  # a dangling link: kept, and later named as a bad file
+        except OSError:
             inside = False
         if target in targets or (inside and not os.path.islink(target)):
             found.repeated_links += 1
-        else:
+            continue
+        found.keys.append(key)
+        if os.path.exists(root / key):
             targets.add(target)
-            found.keys.append(key)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

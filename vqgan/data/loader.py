@@ -5,6 +5,8 @@ Shapes: images (B, C, S, S) in [-1, 1] with S the image size. A batch is a pure 
 
 import atexit
 import ctypes
+import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -22,13 +24,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqgan.data.decode import BadImage, decode
-from vqgan.data.keys import printable
+from vqgan.data.files import plural
+from vqgan.data.keys import printable, quoted
 from vqgan.data.sampler import StreamSampler
 from vqgan.data.sources import Source
 from vqgan.data.transforms import CENTRE, apply_choice, draw_choice, min_side_for
 from vqgan.errors import UserError
 
-SUBSTITUTES = 100  # neighbours tried in place of a bad file before giving up
+SUBSTITUTES = 100  # files tried in place of a bad one before giving up
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 1.0
 
@@ -82,7 +85,9 @@ class ImageArgs(DecodeArgs):
 
 
 class ImageDataset(Dataset[Sample]):
-    """Images by (epoch, index); a bad file is replaced by the next good one, the last followed by the first.
+    """Images by (epoch, index); a bad file is replaced by the first good one in a walk with long strides.
+
+    So a folder or shard that is broken as a whole is replaced by as many other images, not by its one neighbour.
 
     Args:
         source: the files.
@@ -105,6 +110,7 @@ class ImageDataset(Dataset[Sample]):
             float_range=image["float_range"],
             max_pixels=image["max_pixels"],
         )
+        self._stride = stride_over(len(source))
         self._bad: dict[int, BadFile] = {}
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
@@ -112,7 +118,7 @@ class ImageDataset(Dataset[Sample]):
         count = len(self._source)
         bad: list[BadFile] = []
         for offset in range(min(count, SUBSTITUTES)):
-            index = (asked + offset) % count
+            index = (asked + offset * self._stride) % count
             if index not in self._bad:
                 try:
                     return self._load(epoch, index, bad)
@@ -120,9 +126,9 @@ class ImageDataset(Dataset[Sample]):
                     self._bad[index] = bad_file(self._source.key(index), error)
             bad.append(self._bad[index])
         raise UserError(
-            f"{len(bad)} files in a row are unusable, from {printable(bad[0].key)} ({bad[0].reason}) to "
-            f"{printable(bad[-1].key)} ({bad[-1].reason}). Is the disk still there? `vqgan check-data "
-            f"{printable(self._source.spec)}` looks at every file."
+            f"No image in {plural(len(bad), 'file')} tried in {quoted(self._source.spec)}: {printable(bad[0].key)} "
+            f"({bad[0].reason}) and so on. Is the disk still there, and do data.channels, data.float_range and "
+            f"data.max_pixels fit? `vqgan check-data` looks at every file."
         )
 
     def _load(self, epoch: int, index: int, bad: list[BadFile]) -> Sample:
@@ -135,6 +141,12 @@ class ImageDataset(Dataset[Sample]):
         on_device = (choice.angle_degrees, choice.brightness, choice.contrast, choice.saturation)
         crop = apply_choice(image, choice, self._image_size)
         return Sample(image=crop, index=index, epoch=epoch, choice=on_device, bad=bad)
+
+
+def stride_over(count: int) -> int:
+    """A step of about 0.618 x `count` (the golden ratio) that, going round, comes to each of `count` places once."""
+    start = max(1, round(0.618 * count))
+    return next(step for step in itertools.count(start) if math.gcd(step, count) == 1)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

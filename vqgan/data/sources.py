@@ -281,6 +281,8 @@ def _exists(path: Path) -> bool:
 
 
 def _missing(spec: str, path: Path) -> str:
+    if spec and os.path.islink(path):
+        return f"{quoted(spec)} is a link that leads nowhere (to {quoted(os.readlink(path))})."
     siblings = os.listdir(path.parent)[:1000] if path.parent.is_dir() and os.access(path.parent, os.R_OK) else []
     guess = nearest(path.name, siblings) or nearest(
         spec, ["builtin:leaves", *(f"torchvision:{n}" for n in TORCHVISION)]

@@ -1,15 +1,17 @@
-"""The images of a run: which sources, which share validates, and the batches both players see."""
+"""The images of a run: which sources, which share validates, which are bad, and the batches both players see."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from vqgan.config import Config, DataConfig
-from vqgan.data.loader import Batch, Batches, eval_batches, train_batches
+from vqgan.data.check import HEADER_LIMIT, check_headers, too_many_bad
+from vqgan.data.keys import printable, quoted
+from vqgan.data.loader import BadFile, Batch, Batches, eval_batches, train_batches
 from vqgan.data.sources import Source, fingerprint, open_source, split
+from vqgan.errors import UserError
 
 PANEL_IMAGES = 8
 
@@ -19,6 +21,12 @@ class Datasets(NamedTuple):
 
     train: Source
     val: Source
+    val_prefix: str = ""
+    """What sets validation names apart in bad_files.txt where `data.val` is a source of its own."""
+
+    def as_validation(self, bad: Iterable[BadFile]) -> list[BadFile]:
+        """Bad files of the validation set under the names they have in bad_files.txt."""
+        return [BadFile(self.val_prefix + key, reason) for key, reason in bad]
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change during a run: how many training images, and a hash over their names."""
@@ -29,12 +37,34 @@ def open_datasets(data: DataConfig) -> Datasets:
     """Open `data.train` and `data.val`, or split the former.
 
     Raises:
-        UserError: a source is missing, empty or unreadable.
+        UserError: a source is missing, empty or unreadable, or too small to be split.
     """
     train = open_source(data.train, image_size=data.image_size, download=data.download)
     if data.val is None:
+        if len(train) == 1:
+            raise UserError(
+                f"data.train {quoted(data.train)} holds a single image ({printable(train.key(0))}), which cannot be "
+                f"split into training and validation images. Add more, or name some to validate on with data.val=PATH."
+            )
         return Datasets(*split(train, data.val_share))
-    return Datasets(train, open_source(data.val, image_size=data.image_size, download=data.download))
+    val = open_source(data.val, image_size=data.image_size, download=data.download)
+    return Datasets(train, val, val_prefix=f"{data.val}/")
+
+
+def find_bad_headers(datasets: Datasets, data: DataConfig) -> list[BadFile]:
+    """Files that are not images, judged by their first bytes.
+
+    Raises:
+        UserError: more than `data.max_bad_share` of them.
+    """
+    bad = check_headers(datasets.train, max_pixels=data.max_pixels)
+    bad += datasets.as_validation(check_headers(datasets.val, max_pixels=data.max_pixels))
+    looked_at = sum(min(len(source), HEADER_LIMIT) for source in (datasets.train, datasets.val))
+    where = f"The first: {printable(bad[0].key)} ({bad[0].reason})." if bad else ""
+    error = too_many_bad(len(bad), looked_at, data.max_bad_share, where=where)
+    if error is not None:
+        raise error
+    return bad
 
 
 def training_batches(config: Config, source: Source, *, step: int, rank: int, processes: int, pin: bool) -> Batches:
@@ -69,14 +99,16 @@ def validation_batches(
     )
 
 
-def panel_images(config: Config, source: Source) -> Tensor:
-    """The fixed images of the panel, (N, C, H, W) in [-1, 1]: evenly spread over the validation set."""
+def panel_images(config: Config, source: Source) -> tuple[Tensor, list[BadFile]]:
+    """The fixed images of the panel, evenly spread over the validation set, and the bad files met on the way.
+
+    Returns:
+        Images (N, C, H, W) in [-1, 1]; bad files.
+    """
     count = min(PANEL_IMAGES, len(source))
     indices = [position * len(source) // count for position in range(count)]
-    batches = eval_batches(
-        source, **_decoding(config.data), indices=indices, batch_size=count, workers=0, timeout_seconds=60.0
-    )
-    return torch.cat([batch.images for batch in batches])
+    (batch,) = eval_batches(source, **_decoding(config.data), indices=indices, batch_size=count)
+    return batch.images, batch.bad
 
 
 def _decoding(data: DataConfig) -> dict[str, Any]:

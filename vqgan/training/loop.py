@@ -13,7 +13,7 @@ from vqgan.data.loader import Batch
 from vqgan.run_folder import RunFolder
 from vqgan.store import atomic_write_text
 from vqgan.training.bad_files import BadFiles
-from vqgan.training.panel import panel
+from vqgan.training.panel import draw_rows, mosaic, panel
 from vqgan.training.processes import mean_over_processes, sum_over_processes
 from vqgan.training.progress import Meter, Progress
 from vqgan.training.schedules import is_due, is_due_densely
@@ -170,15 +170,17 @@ class Loop:
             return
         model = self.run.ema.model
         output = model(self.panel_images)
-        picture = panel(self.panel_images, output.recon, output.quantized.indices, model.quantize.codebook_size)
-        self.tracker.panel(self.run.step, "images/ema", picture)
+        rows = draw_rows(self.panel_images, output.recon, output.quantized.indices, model.quantize.codebook_size)
+        for label, pictures in rows.items():
+            self.tracker.image(self.run.step, f"images_ema/{label.split()[0]}", mosaic(pictures))
+        self.tracker.sample(self.run.step, panel(rows))
 
     def _dump_not_finite(self, micro_batches: Sequence[Batch], logs: Logs) -> None:
         """Leave behind what a person needs to find the cause."""
         dump: dict[str, Any] = {
             "step": self.run.step,
             "process": self.accelerator.process_index,
-            "files": [self.bad_files.source.key(int(i)) for batch in micro_batches for i in batch.indices],
+            "files": [self.bad_files.datasets.train.key(int(i)) for batch in micro_batches for i in batch.indices],
             "values": {name: repr(float(value)) for name, value in logs.items()},
         }
         path = self.folder.root / f"not_finite_{self.accelerator.process_index}.json"

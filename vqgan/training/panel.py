@@ -12,10 +12,15 @@ CELL = 160  # shown side of one image, in pixels, at least
 GAP = 6
 LABEL_WIDTH = 92
 ERROR_GAIN = 4
+PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 
-def panel(images: Tensor, recon: Tensor, indices: Tensor, codebook_size: int) -> np.ndarray:
-    """Draw one column per image; rows are input, reconstruction, 4 x the absolute error, and the codes in colour.
+Rows = dict[str, np.ndarray]
+"""Pictures by label: input, recon, error x 4, codes; (N, H, W, 3) uint8 each."""
+
+
+def draw_rows(images: Tensor, recon: Tensor, indices: Tensor, codebook_size: int) -> Rows:
+    """Input, reconstruction, 4 x the absolute error, and the codes in colour, of a few images.
 
     Args:
         images: (N, C, H, W) in [-1, 1].
@@ -24,31 +29,49 @@ def panel(images: Tensor, recon: Tensor, indices: Tensor, codebook_size: int) ->
         codebook_size: K; every code has a colour of its own, the same in every picture.
 
     Returns:
-        (H', W', 3) uint8.
+        Pictures of equal size: codes and small images are enlarged by repeating pixels.
     """
     recon = recon.clamp(-1, 1)
-    error = (images - recon).abs() * ERROR_GAIN - 1
+    codes = _code_colours(codebook_size)[indices.cpu().numpy()]
+    height, width = images.shape[-2:]
+    scale = max(1, -(-CELL // max(height, width)))
     rows = {
         "input": _as_rgb(images),
         "recon": _as_rgb(recon),
-        f"error x {ERROR_GAIN}": _as_rgb(error),
-        "codes": _code_colours(codebook_size)[indices.cpu().numpy()],
+        f"error x {ERROR_GAIN}": _as_rgb((images - recon).abs() * ERROR_GAIN - 1),
+        "codes": codes,
     }
-    height, width = images.shape[-2:]
-    scale = max(1, -(-CELL // max(height, width)))
-    cell_h, cell_w = height * scale, width * scale
-    columns = len(images)
-    canvas = Image.new(
-        "RGB", (LABEL_WIDTH + columns * (cell_w + GAP) + GAP, len(rows) * (cell_h + GAP) + GAP), (250, 250, 250)
-    )
+    return {label: _enlarge(pictures, height * scale, width * scale) for label, pictures in rows.items()}
+
+
+def panel(rows: Rows) -> np.ndarray:
+    """All rows, labelled, under each other: one column per image, (H, W, 3) uint8."""
+    count, cell_h, cell_w = next(iter(rows.values())).shape[:3]
+    size = (LABEL_WIDTH + count * (cell_w + GAP), len(rows) * (cell_h + GAP) + GAP)
+    canvas = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
     for row, (label, pictures) in enumerate(rows.items()):
         top = GAP + row * (cell_h + GAP)
-        draw.text((GAP * 2, top + cell_h // 2), label, fill=(40, 40, 40), font=font, anchor="lm")
+        draw.text((GAP * 2, top + cell_h // 2), label, fill=INK, font=font, anchor="lm")
         for column, picture in enumerate(pictures):
-            cell = Image.fromarray(picture).resize((cell_w, cell_h), Image.Resampling.NEAREST)
-            canvas.paste(cell, (LABEL_WIDTH + column * (cell_w + GAP), top))
+            canvas.paste(Image.fromarray(picture), (LABEL_WIDTH + column * (cell_w + GAP), top))
     return np.asarray(canvas)
+
+
+def mosaic(pictures: np.ndarray) -> np.ndarray:
+    """One row as a block of two lines, for TensorBoard, which shrinks wide pictures: (H, W, 3) uint8."""
+    count, cell_h, cell_w = pictures.shape[:3]
+    columns = -(-count // 2)
+    canvas = Image.new("RGB", (columns * (cell_w + GAP) - GAP, min(count, 2) * (cell_h + GAP) - GAP), PAPER)
+    for number, picture in enumerate(pictures):
+        place = (number % columns * (cell_w + GAP), number // columns * (cell_h + GAP))
+        canvas.paste(Image.fromarray(picture), place)
+    return np.asarray(canvas)
+
+
+def _enlarge(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
+    resized = [Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST) for picture in pictures]
+    return np.stack([np.asarray(picture) for picture in resized])
 
 
 def _as_rgb(images: Tensor) -> np.ndarray:

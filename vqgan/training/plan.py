@@ -10,14 +10,14 @@ from torch import Tensor
 
 from vqgan.config import Config
 from vqgan.config_files import RESUMABLE, differences, load_config
-from vqgan.data.check import HEADER_LIMIT, check_headers, too_many_bad
+from vqgan.data.loader import BadFile
 from vqgan.data.sampler import micro_batch_size
 from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.model import read_weights
 from vqgan.run_folder import RunFolder
 from vqgan.training.checks import check_config
-from vqgan.training.datasets import Datasets, open_datasets
+from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
 from vqgan.training.perceptual import Perceptual, load_perceptual
 from vqgan.training.processes import make_accelerator
 
@@ -44,8 +44,10 @@ class Plan:
     """Parts of the model that are not trained."""
     initial_weights: Mapping[str, Tensor] | None
     """Weights that --init-from names."""
-    bad_headers: list[tuple[str, str]]
-    """Training files that are not images, judged by their first bytes: (key, reason)."""
+    panel_images: Tensor
+    """Validation images that are shown at every stage, (N, C, H, W) in [-1, 1] on the host."""
+    bad: list[BadFile]
+    """Files found bad so far: by their first bytes, or on the way to the panel."""
 
     @property
     def rank(self) -> int:
@@ -81,10 +83,8 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
     folder = RunFolder(Path(str(config.run.dir)))
     micro_batch = micro_batch_size(config.train.batch_size, accelerator.num_processes, config.train.accumulate)
     check_existing(folder, resolved, len(datasets.train))
-    bad_headers = check_headers(datasets.train, max_pixels=config.data.max_pixels)
-    error = too_many_bad(len(bad_headers), min(len(datasets.train), HEADER_LIMIT), config.data.max_bad_share)
-    if error is not None:
-        raise error
+    bad = find_bad_headers(datasets, config.data)
+    panel, bad_in_panel = panel_images(config, datasets.val)
     return Plan(
         given=config,
         config=resolved,
@@ -101,18 +101,31 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
         },
         frozen=tuple(freeze),
         initial_weights=None if init_from is None else read_weights(init_from),
-        bad_headers=bad_headers,
+        panel_images=panel,
+        bad=bad + datasets.as_validation(bad_in_panel),
     )
 
 
 def check_existing(folder: RunFolder, config: Config, dataset_size: int) -> None:
-    """Refuse a folder that is not a run, and a run that was started with other settings.
+    """Refuse a folder among the images or that is not a run, and a run that was started with other settings.
 
     Raises:
         UserError: naming what differs and how to go on.
     """
-    if not folder.config.exists():
+    for key, spec in (("data.train", config.data.train), ("data.val", config.data.val)):
+        images = Path(spec or "").expanduser()
+        if spec and images.is_dir() and folder.root.resolve().is_relative_to(images.resolve()):
+            raise UserError(
+                f"run.dir {folder.root} lies inside {key} {spec}: the pictures of a run would become images to train "
+                f"on. Choose a folder outside: run.dir=PATH."
+            )
+    try:
         found = sorted(entry.name for entry in folder.root.iterdir()) if folder.root.is_dir() else []
+    except OSError as error:
+        raise UserError(
+            f"run.dir {folder.root} cannot be read: {error.strerror}. Choose another one: run.dir=PATH."
+        ) from None
+    if folder.config.name not in found:
         strangers = [name for name in found if name != folder.lock.name]
         if strangers:
             raise UserError(

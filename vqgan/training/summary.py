@@ -59,7 +59,7 @@ def final_report(run: Run, plan: Plan, values: Mapping[str, float]) -> str:
         f"Look at it:  {picture}",
         "",
         "Next:",
-        f"  tensorboard --logdir {folder.root}",
+        f"  tensorboard --logdir {folder.root.parent}",
         f"  python sample.py reconstruct {folder.root} PHOTOS OUTPUT --side-by-side",
         f"  python train_vqgan.py {folder.config} run.dir=runs/photos data.train=PHOTOS",
     ]

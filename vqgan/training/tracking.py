@@ -33,30 +33,36 @@ class Tracker:
         cut_metrics(folder.metrics, step)
         self.metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in `close`)
         root = folder.tensorboard.parent
-        self.tracker = TensorBoardTracker(folder.tensorboard.name, root, purge_step=step + 1 if step else None)
+        self.tracker = TensorBoardTracker(folder.tensorboard.name, root, purge_step=step + 1 if step else 0)
         self.tracker.start()
         self.writer = self.tracker.writer
 
     def scalars(self, step: int, images: int, split: Literal["train", "val"], values: Mapping[str, float]) -> None:
-        """Write numbers under their tags; `images` counts the training images seen so far."""
+        """Write numbers under their tags; `images` counts the training images seen so far.
+
+        Checksums (`data/`) go to metrics.jsonl only: a curve of them says nothing.
+        """
         line = {"step": step, "images": images, "split": split, "values": dict(values)}
         self.metrics.write(json.dumps(line) + "\n")
         self.metrics.flush()
-        self.tracker.log({tag: value for tag, value in values.items() if math.isfinite(value)}, step=step)
+        shown = {tag: value for tag, value in values.items() if math.isfinite(value) and not tag.startswith("data/")}
+        self.tracker.log(shown, step=step)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Write a text shown as it is."""
         self.writer.add_text(tag, "".join(f"    {line}\n" for line in text.splitlines()), step)
 
-    def panel(self, step: int, tag: str, picture: np.ndarray) -> Path:
-        """Write a picture (H, W, 3) uint8 to TensorBoard and to samples/; returns the file."""
+    def image(self, step: int, tag: str, picture: np.ndarray) -> None:
+        """Show a picture, (H, W, 3) uint8, in TensorBoard."""
         self.writer.add_image(tag, picture, step, dataformats="HWC")
+
+    def sample(self, step: int, picture: np.ndarray) -> None:
+        """Write a picture, (H, W, 3) uint8, to samples/."""
         self.folder.samples.mkdir(exist_ok=True)
         path = self.folder.samples / f"step_{step:07d}.png"
         temporary = path.with_suffix(".tmp")
         Image.fromarray(picture).save(temporary, format="PNG")
         os.replace(temporary, path)
-        return path
 
     def histogram(self, step: int, tag: str, values: Tensor) -> None:
         """Write the distribution of `values` (any shape)."""

@@ -17,7 +17,7 @@ from vqgan.model import load_weights
 from vqgan.run_folder import RunLock
 from vqgan.store import atomic_write_text, write_json
 from vqgan.training.bad_files import BadFiles
-from vqgan.training.datasets import panel_images, training_batches, validation_batches
+from vqgan.training.datasets import training_batches, validation_batches
 from vqgan.training.loop import Loop
 from vqgan.training.plan import Plan, make_plan
 from vqgan.training.resume import restore, save
@@ -58,7 +58,6 @@ def train(config: Config, *, command: Sequence[str], init_from: Path | None = No
     with ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
         if plan.main:
-            plan.folder.root.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(plan.folder.lock))
         resumed = restore(run, plan)
         if run.step >= int(plan.config.train.max_steps):
@@ -79,9 +78,9 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
     """Open the records and the data of a run, and say what is about to happen; `stack` closes them again."""
     config = run.config
     bad_files = BadFiles(
-        plan.datasets.train, plan.folder.bad_files, max_bad_share=config.data.max_bad_share, writes=plan.main
+        plan.datasets, plan.folder.bad_files, max_bad_share=config.data.max_bad_share, writes=plan.main
     )
-    bad_files.note(plan.bad_headers)
+    bad_files.note(plan.bad)
     if plan.main:
         describe(plan)
     bad_files.share()
@@ -99,7 +98,7 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
         len(plan.datasets.val), config.train.val_images, rank=plan.rank, processes=plan.processes
     )
     validator = Validator(
-        validation_batches(config, plan.datasets.val, chosen, plan.micro_batch),
+        bad_files.watch(validation_batches(config, plan.datasets.val, chosen, plan.micro_batch)),
         device=plan.accelerator.device,
         perceptual=plan.perceptual.network,
         perceptual_name=plan.perceptual.name,
@@ -119,7 +118,7 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
         plan.folder,
         batches=batches,
         validator=validator,
-        panel_images=panel_images(config, plan.datasets.val).to(plan.accelerator.device),
+        panel_images=plan.panel_images.to(plan.accelerator.device),
         bad_files=bad_files,
         tracker=tracker,
         save=lambda: save(run, plan),
