@@ -1,6 +1,8 @@
 """Child process of test_equivalence.py: three updates in float64, and what they changed, written to a file.
 
-python update_worker.py OUT.safetensors RANK PROCESSES ACCUMULATE [no-adaptive] [plain-init] [no-sync] [reseed] [nan-on-last]
+    python update_worker.py OUT.safetensors RANK PROCESSES ACCUMULATE [SWITCH ...]
+
+Switches: no-adaptive, plain-init, no-sync, reseed, ema, nan-on-last.
 """
 
 import os
