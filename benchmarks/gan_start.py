@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-GAN_START, RAMP, WATCHED, EVERY = 600, 200, 500, 25
+DISC_START, GAN_START, RAMP, WATCHED, EVERY = 300, 500, 250, 500, 50
 LARGEST_RATIO, SMALLEST_SHARE = 1.25, 0.1
 SETTINGS = [
-    f"loss.gan_start={GAN_START}", f"loss.ramp_steps={RAMP}", f"train.max_steps={GAN_START + WATCHED}",
-    f"train.validate_every={EVERY}", "train.val_images=128", f"train.log_every={EVERY}", "train.checkpoint_every=500",
-    "train.schedule=constant",
+    f"loss.disc_start={DISC_START}", f"loss.gan_start={GAN_START}", f"loss.ramp_steps={RAMP}",
+    f"train.max_steps={GAN_START + WATCHED}", f"train.validate_every={EVERY}", "train.val_images=128",
+    f"train.log_every={EVERY}", "train.checkpoint_every=500", "train.schedule=constant", "train.lr=1e-3",
 ]  # fmt: skip
 
 
