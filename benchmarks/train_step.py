@@ -2,8 +2,9 @@
 
 The usual step (as found in public VQGAN code) runs the autoencoder once per optimizer, evaluates LPIPS again for the
 discriminator, walks LPIPS and the discriminator twice for the adaptive weight, keeps the discriminator's weights in
-the generator's graph, and searches codes through a dense N x K matrix of distances with a one-hot product. Each of
-these is a switch here, so each saving is timed on its own; all variants take turns within every round.
+the generator's graph, searches codes through a dense N x K matrix of distances with a one-hot product, and leaves
+memory layout and optimizers as they come. Each of these is a switch here, so each saving is timed on its own; all
+variants take turns within every round. Our step also averages the weights, the usual one does not.
 
     python benchmarks/train_step.py                         # f16 architecture, width 64, 128 px, on the CPU
     python benchmarks/train_step.py --check                 # equal gradients in float64, on a small model
@@ -64,13 +65,12 @@ class UsualStep:
             run.model.quantize.encode = self._dense_search  # type: ignore[method-assign]
         try:
             recon, code_loss = self._reconstruct(images)
-            rec_loss = self._rec_loss(images, recon)
             if not habits.live_discriminator:
                 discriminator.requires_grad_(False)
-            gan_loss = pair.generator(discriminator(recon))
-            weight = self._adaptive_weight(recon, rec_loss, gan_loss)
-            total = rec_loss + run.config.loss.disc_weight * weight * gan_loss + code_loss
-            total.backward()
+            if habits.two_walks:
+                self._walk_twice(images, recon, code_loss)
+            else:
+                self._walk_once(images, recon, code_loss)
             discriminator.requires_grad_(True)
             for parameter in discriminator.parameters():
                 parameter.grad = None
@@ -96,18 +96,30 @@ class UsualStep:
             loss = loss + terms["lpips"] * self.perceptual(images, recon)
         return loss
 
-    def _adaptive_weight(self, recon: Tensor, rec_loss: Tensor, gan_loss: Tensor) -> Tensor:
+    def _gan_loss(self, recon: Tensor) -> Tensor:
+        return ADVERSARIAL[self.run.config.loss.adversarial].generator(self.run.discriminator(recon))
+
+    def _walk_twice(self, images: Tensor, recon: Tensor, code_loss: Tensor) -> None:
+        """Through LPIPS and the discriminator once for the weight, and once more for the gradient."""
         last = self.run.model.last_layer
-        if self.habits.two_walks:
-            (rec_w,) = torch.autograd.grad(rec_loss, last, retain_graph=True)
-            (gan_w,) = torch.autograd.grad(gan_loss, last, retain_graph=True)
-        else:  # the walk ends at the reconstruction; still one more walk than ours, which reuses these gradients
-            (rec_g,) = torch.autograd.grad(rec_loss, recon, retain_graph=True)
-            (gan_g,) = torch.autograd.grad(gan_loss, recon, retain_graph=True)
-            (rec_w,) = torch.autograd.grad(recon, last, rec_g, retain_graph=True)
-            (gan_w,) = torch.autograd.grad(recon, last, gan_g, retain_graph=True)
-        limit = self.run.config.loss.max_weight
-        return (rec_w.norm() / (gan_w.norm() + 1e-4)).clamp(max=limit).detach()
+        rec_loss, gan_loss = self._rec_loss(images, recon), self._gan_loss(recon)
+        (rec_w,) = torch.autograd.grad(rec_loss, last, retain_graph=True)
+        (gan_w,) = torch.autograd.grad(gan_loss, last, retain_graph=True)
+        (rec_loss + self._factor(rec_w, gan_w) * gan_loss + code_loss).backward()
+
+    def _walk_once(self, images: Tensor, recon: Tensor, code_loss: Tensor) -> None:
+        """Gradients at the reconstruction serve both the weight and the backward pass."""
+        last, leaf = self.run.model.last_layer, recon.detach().requires_grad_()
+        (rec_grad,) = torch.autograd.grad(self._rec_loss(images, leaf), leaf)
+        (gan_grad,) = torch.autograd.grad(self._gan_loss(leaf), leaf)
+        (rec_w,) = torch.autograd.grad(recon, last, rec_grad, retain_graph=True)
+        (gan_w,) = torch.autograd.grad(recon, last, gan_grad, retain_graph=True)
+        total = rec_grad + self._factor(rec_w, gan_w) * gan_grad
+        torch.autograd.backward([recon, code_loss], [total, torch.ones_like(code_loss)])
+
+    def _factor(self, rec_w: Tensor, gan_w: Tensor) -> Tensor:
+        loss = self.run.config.loss
+        return loss.disc_weight * (rec_w.norm() / (gan_w.norm() + 1e-4)).clamp(max=loss.max_weight).detach()
 
     def _dense_search(self, z: Tensor) -> Tensor:
         book = self.run.model.quantize.embedding.weight
@@ -191,36 +203,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only compare gradients in float64")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--codebook-size", type=int, default=16384)
     options = parser.parse_args()
     print(f"largest gradient difference, float64: {check_gradients():.1e} of the largest gradient")
     if options.check:
         return
 
-    run, perceptual = make_run(
-        image_size=128,
-        ch=64,
-        ch_mult=[1, 1, 2, 2, 4],
-        codebook_size=options.codebook_size,
-        net="vgg",
-        dtype=torch.float32,
-    )
+    def build(layout: torch.memory_format) -> tuple[Run, LPIPS]:
+        run, perceptual = make_run(
+            image_size=128,
+            ch=64,
+            ch_mult=[1, 1, 2, 2, 4],
+            codebook_size=options.codebook_size,
+            net="vgg",
+            dtype=torch.float32,
+        )
+        for module in (run.model, run.discriminator, perceptual):
+            module.to(memory_format=layout)
+        for optimizer in (run.optimizer_g, run.optimizer_d):
+            for group in optimizer.param_groups:
+                group["fused"] = layout == torch.channels_last
+        return run, perceptual
+
+    usual_run, usual_perceptual = build(torch.contiguous_format)
+    run, perceptual = build(torch.channels_last)
     trainer = Trainer(run, Accelerator(cpu=True))
     images = torch.rand(options.batch, 3, 128, 128) * 2 - 1
+    packed = images.contiguous(memory_format=torch.channels_last)
     names = {
         "second_forward": "one autoencoder forward per step",
         "second_lpips": "no second LPIPS evaluation",
-        "two_walks": "adaptive weight from gradients at the reconstruction",
+        "two_walks": "gradients at the reconstruction walked once",
         "live_discriminator": "discriminator frozen in the generator's pass",
         "dense_search": "chunked code search",
+        "layout": "channels_last and fused optimizers",
     }
     variants: dict[str, Callable[[], object]] = {
-        "ours": lambda: trainer.train_step([images]),
-        "usual": lambda: UsualStep(run, perceptual, Habits())(images),
+        "ours": lambda: trainer.train_step([packed]),
+        "usual": lambda: UsualStep(usual_run, usual_perceptual, Habits())(images),
+        "layout": lambda: UsualStep(run, perceptual, Habits())(packed),
     }
-    for habit in names:
-        step = UsualStep(run, perceptual, replace(Habits(), **{habit: False}))
+    for habit in Habits.__dataclass_fields__:
+        step = UsualStep(usual_run, usual_perceptual, replace(Habits(), **{habit: False}))
         variants[habit] = lambda step=step: step(images)  # type: ignore[misc]
     seconds = time_variants(variants, options.rounds)
     usual = statistics.median(seconds["usual"])

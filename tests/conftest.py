@@ -1,4 +1,4 @@
-"""Fault injection shared by the tests of everything that writes to the disk."""
+"""Shared by all tests: one thread, and fault injection for everything that writes to the disk."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
+
+torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
 
 
 class SimulatedKill(BaseException):

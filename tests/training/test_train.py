@@ -1,7 +1,7 @@
 """Whole runs, small: resume, refuse, fine-tune, stop. Each trains through `train`, as the command line does."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,6 @@ OVERRIDES = [
     "train.max_steps=6", "train.batch_size=4", "train.warmup_steps=2", "train.log_every=1", "train.checkpoint_every=2",
     "train.validate_every=3", "train.val_images=8", "train.image_every=4", "train.device=cpu",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(run: Path, *overrides: str) -> Config:
@@ -57,7 +49,6 @@ def final_bytes(run: Path, step: int) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("unbroken") / "run"
     assert go(run) == 0
     return run

@@ -16,6 +16,7 @@ from vqgan.training.bad_files import BadFiles
 from vqgan.training.panel import draw_rows, mosaic, panel
 from vqgan.training.processes import mean_over_processes, sum_over_processes
 from vqgan.training.progress import Meter, Progress
+from vqgan.training.run import memory_format
 from vqgan.training.schedules import is_due, is_due_densely
 from vqgan.training.tracking import Tracker
 from vqgan.training.trainer import Logs, Trainer
@@ -136,9 +137,7 @@ class Loop:
         if settings.rotate_degrees > 0 or settings.color_jitter > 0:
             choices = batch.choices.to(self.accelerator.device, non_blocking=True)
             images = augment(images, *choices.unbind(dim=1))
-        if self.accelerator.device.type == "cuda":
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images
+        return images.contiguous(memory_format=memory_format(images.device))
 
     def _log(self, logs: Logs, micro_batches: Sequence[Batch], *, skipped: bool) -> None:
         """Record the step just done: losses of the whole global batch, not of a window, so that they are repeatable."""

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import torch
 from accelerate import Accelerator
 
 from losses.perceptual import LPIPS
 from vqgan.config import LossConfig
 from vqgan.errors import UserError
+from vqgan.training.run import memory_format
 from vqgan.weights import find_trunk, load_trunk
 
 WARNING = """\
@@ -54,6 +54,5 @@ def load_perceptual(loss: LossConfig, accelerator: Accelerator) -> Perceptual:
             warning = WARNING.format(net=net, reason=str(error).replace("\n", " "))
             description = f"{net}, random backbone: the ImageNet weights could not be had"
     network = LPIPS(net, trunk).to(accelerator.device)
-    if accelerator.device.type == "cuda":
-        network = network.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=memory_format(accelerator.device))
     return Perceptual(network, "lpips" if trunk is not None else "lpips_random", description, warning)

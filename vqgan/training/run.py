@@ -135,9 +135,8 @@ def build_run(
     discriminator: nn.Module = DISCRIMINATORS[config.loss.discriminator.name](
         **{"channels": config.data.channels, **config.loss.discriminator.args}
     )
-    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     for network in (model, discriminator):
-        network.to(device).to(memory_format=memory_format).train()
+        network.to(device).to(memory_format=memory_format(device)).train()
     freeze(model, frozen)
     loss, half = config.loss, config.train.precision == "fp16"
     generator_loss = GeneratorLoss(
@@ -180,6 +179,11 @@ def model_arguments(config: Config) -> dict[str, Any]:
     }
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Layout of networks and images: channels_last, which convolutions on GPUs and CPUs like better; not on mps."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def _optimizer(module: nn.Module, config: Config, device: torch.device) -> Optimizer:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     train = config.train
@@ -188,7 +192,7 @@ def _optimizer(module: nn.Module, config: Config, device: torch.device) -> Optim
         lr=train.lr,
         betas=(train.betas[0], train.betas[1]),
         weight_decay=train.weight_decay,
-        fused=True if device.type == "cuda" else None,
+        fused=None if device.type == "mps" else True,
     )
 
 
