@@ -89,7 +89,8 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
     after = {f"g.{n}": p.detach() for n, p in run.model.named_parameters()}
     after |= {f"d.{n}": p.detach() for n, p in run.discriminator.named_parameters()}
     changes = {name: after[name] - before[name] for name in before}
-    save_file(changes | books | {"reseeded": torch.tensor(replaced)}, out)
+    tensors = changes | books | {"reseeded": torch.tensor(replaced)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out)
 
 
 if __name__ == "__main__":
