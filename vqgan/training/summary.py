@@ -61,7 +61,7 @@ def final_report(run: Run, plan: Plan, values: Mapping[str, float]) -> str:
         "Next:",
         f"  tensorboard --logdir {folder.root.parent}",
         f"  python sample.py reconstruct {folder.root} PHOTOS OUTPUT --side-by-side",
-        f"  python train_vqgan.py {folder.config} run.dir=runs/photos data.train=PHOTOS",
+        "  python train_vqgan.py photos_64 data.train=PHOTOS",
     ]
     if plan.perceptual.warning:
         lines += ["", plan.perceptual.warning]
