@@ -18,6 +18,7 @@ from vqgan.training.trainer import Trainer
 OVERRIDES = [
     "data.train=builtin:leaves", "data.image_size=16", "data.workers=0", "data.augment.color_jitter=0.1",
     "model.ch=32", "model.ch_mult=[1,2]", "model.num_res_blocks=1", "model.attn_resolutions=[]", "model.z_channels=32",
+    "model.dropout=0.1",
     "model.quantizer={name: vq, args: {codebook_size: 16, codebook_dim: 4, reseed_every: 2, reseed_threshold: 0.9}}",
     "loss.terms={l1: 1.0}", "loss.discriminator={name: patchgan, args: {ndf: 8, n_layers: 1}}",
     "loss.disc_start=1", "loss.gan_start=2", "loss.ramp_steps=2",
@@ -45,6 +46,10 @@ def records(run: Path) -> list[dict[str, Any]]:
 def final_bytes(run: Path, step: int) -> dict[str, bytes]:
     folder = run / "checkpoints" / f"step_{step:07d}"
     return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+
+
+def final_state(run: Path, step: int) -> Any:
+    return json.loads((run / "checkpoints" / f"step_{step:07d}" / "state.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,8 @@ def test_a_resumed_run_is_the_same_run(
     assert go(run) == 0
     assert final_bytes(run, 6) == final_bytes(unbroken, 6)
     assert records(run) == records(unbroken)
+    assert final_state(run, 6) == final_state(unbroken, 6)
+    assert (run / "best" / "model.safetensors").read_bytes() == (unbroken / "best" / "model.safetensors").read_bytes()
 
 
 def test_a_signal_saves_and_the_run_goes_on(

@@ -188,10 +188,12 @@ def test_bfloat16_networks_keep_losses_and_codes_in_float32(make_trainer: MakeTr
     trainer = make_trainer(train={"precision": "bf16"})
     dtypes: list[torch.dtype] = []
     trainer.run.model.quantize.register_forward_hook(lambda _, args, out: dtypes.append(out.z_q.dtype))
+    trainer.run.model.encoder.conv_in.register_forward_hook(lambda _, args, out: dtypes.append(out.dtype))
+    trainer.run.discriminator.register_forward_hook(lambda _, args, out: dtypes.append(out.dtype))
     before = weights(trainer.run.model)
     result = trainer.train_step([batch(1)])
     assert result.status == "done"
-    assert dtypes == [torch.float32]
+    assert dtypes == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]  # D judges for each player
     assert result.logs["loss/total"].dtype == torch.float32
     assert not torch.equal(before["encoder.conv_in.weight"], trainer.run.model.encoder.conv_in.weight)
     assert all(p.dtype == torch.float32 for p in trainer.run.model.parameters())

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from losses.perceptual import LPIPS
 from vqgan.config import Config, DataConfig, LossConfig, ModelConfig, PartConfig, TrainConfig
 from vqgan.data.sampler import StreamSampler
+from vqgan.training.processes import mean_over_processes, sum_over_processes
 from vqgan.training.run import Run, build_run
 from vqgan.training.trainer import Trainer
 
@@ -64,13 +67,17 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
     before = {f"g.{n}": p.detach().clone() for n, p in run.model.named_parameters()}
     before |= {f"d.{n}": p.detach().clone() for n, p in run.discriminator.named_parameters()}
     trainer = Trainer(run, accelerator)
+    syncs: list[int] = []
+    for wrapper in (trainer.model, trainer.discriminator):
+        if isinstance(wrapper, DistributedDataParallel):
+            wrapper.register_comm_hook(None, lambda _, bucket: syncs.append(1) or allreduce_hook(None, bucket))
     if "no-sync" in switches:
         trainer._sync_if = lambda last, module: module.no_sync() if processes > 1 else nullcontext()  # type: ignore
     images = torch.rand(IMAGES, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     sampler = iter(
         StreamSampler(IMAGES, seed=3, batch_size=BATCH, accumulate=accumulate, rank=rank, processes=processes)
     )
-    books = {}
+    books, norms = {}, {}
     replaced = 0.0
     for step in range(STEPS):
         micro_batches = [images[[index for _, index in next(sampler)]] for _ in range(accumulate)]
@@ -80,7 +87,9 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
             before["g.quantize.embedding.weight"] = books["book.init"]
         if "nan-on-last" in switches and rank == processes - 1:
             micro_batches[0][0, 0, 0, 0] = float("nan")
-        result = trainer.train_step(micro_batches)
+        result = trainer.train_step(micro_batches, signal=15 if rank == processes - 1 else 0)
+        assert result.signal == 15  # every process learns of it
+        norms[f"norm.{step}"] = torch.stack([result.logs["grad_norm/g"], result.logs["grad_norm/d"]])
         assert result.status == ("skipped" if "nan-on-last" in switches else "done")
         if result.status == "skipped":
             continue
@@ -89,7 +98,10 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
     after = {f"g.{n}": p.detach() for n, p in run.model.named_parameters()}
     after |= {f"d.{n}": p.detach() for n, p in run.discriminator.named_parameters()}
     changes = {name: after[name] - before[name] for name in before}
-    tensors = changes | books | {"reseeded": torch.tensor(replaced)}
+    mean = mean_over_processes({"rank": torch.tensor(float(rank))}, torch.device("cpu"))["rank"]
+    total = float(sum_over_processes(torch.tensor(1.0), torch.device("cpu")))
+    assert (mean, total) == ((processes - 1) / 2, processes)
+    tensors = changes | books | norms | {"reseeded": torch.tensor(replaced), "syncs": torch.tensor(len(syncs))}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out)
 
 
