@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -68,9 +69,14 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
     before |= {f"d.{n}": p.detach().clone() for n, p in run.discriminator.named_parameters()}
     trainer = Trainer(run, accelerator)
     syncs: list[int] = []
+
+    def counted(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        syncs.append(1)
+        return allreduce_hook(group, bucket)
+
     for wrapper in (trainer.model, trainer.discriminator):
         if isinstance(wrapper, DistributedDataParallel):
-            wrapper.register_comm_hook(None, lambda _, bucket: syncs.append(1) or allreduce_hook(None, bucket))
+            wrapper.register_comm_hook(dist.group.WORLD, counted)
     if "no-sync" in switches:
         trainer._sync_if = lambda last, module: module.no_sync() if processes > 1 else nullcontext()  # type: ignore
     images = torch.rand(IMAGES, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
