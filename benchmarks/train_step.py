@@ -3,8 +3,9 @@
 The usual step (as found in public VQGAN code) runs the autoencoder once per optimizer, evaluates LPIPS again for the
 discriminator, walks LPIPS and the discriminator twice for the adaptive weight, keeps the discriminator's weights in
 the generator's graph, searches codes through a dense N x K matrix of distances with a one-hot product, and leaves
-memory layout and optimizers as they come. Each of these is a switch here, so each saving is timed on its own; all
-variants take turns within every round. Our step also averages the weights, the usual one does not.
+memory layout, optimizers and the C library's handling of freed memory as they come. Each of these is a switch here, so
+each saving is timed on its own; all variants take turns within every round, those that keep freed memory in a process
+of their own. Our step also averages the weights, the usual one does not.
 
     python benchmarks/train_step.py                         # f16 architecture, width 64, 128 px, on the CPU
     python benchmarks/train_step.py --check                 # equal gradients in float64, on a small model
@@ -13,8 +14,9 @@ variants take turns within every round. Our step also averages the weights, the 
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 
 from losses import ADVERSARIAL
 from losses.perceptual import LPIPS
+from vqgan.allocator import keep_freed_memory
 from vqgan.config import Config, DataConfig, LossConfig, ModelConfig, PartConfig, TrainConfig
 from vqgan.training.run import Run, build_run
 from vqgan.training.trainer import Trainer
@@ -187,16 +190,69 @@ def check_gradients() -> float:
     return worst / largest
 
 
-def time_variants(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant, all of them once per round."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):  # the first round warms up
-        for name, step in variants.items():
-            begin = time.perf_counter()
-            step()
-            if number:
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
+class Bench:
+    """All variants of the step, built twice: once in each memory layout.
+
+    Args:
+        keep_memory: whether this process keeps freed memory.   batch, codebook_size: of the step.
+    """
+
+    def __init__(self, *, keep_memory: bool, batch: int, codebook_size: int) -> None:
+        if keep_memory:
+            keep_freed_memory()
+        usual_run, usual_perceptual = self._build(torch.contiguous_format, codebook_size)
+        run, perceptual = self._build(torch.channels_last, codebook_size)
+        trainer = Trainer(run, Accelerator(cpu=True))
+        images = torch.rand(batch, 3, 128, 128) * 2 - 1
+        packed = images.contiguous(memory_format=torch.channels_last)
+        self.variants: dict[str, Callable[[], object]] = {
+            "ours": lambda: trainer.train_step([packed]),
+            "usual": lambda: UsualStep(usual_run, usual_perceptual, Habits())(images),
+            "layout": lambda: UsualStep(run, perceptual, Habits())(packed),
+        }
+        for habit in Habits.__dataclass_fields__:
+            step = UsualStep(usual_run, usual_perceptual, replace(Habits(), **{habit: False}))
+            self.variants[habit] = lambda step=step: step(images)  # type: ignore[misc]
+
+    @staticmethod
+    def _build(layout: torch.memory_format, codebook_size: int) -> tuple[Run, LPIPS]:
+        run, perceptual = make_run(
+            image_size=128, ch=64, ch_mult=[1, 1, 2, 2, 4], codebook_size=codebook_size, net="vgg", dtype=torch.float32
+        )
+        for module in (run.model, run.discriminator, perceptual):
+            module.to(memory_format=layout)
+        for optimizer in (run.optimizer_g, run.optimizer_d):
+            for group in optimizer.param_groups:
+                group["fused"] = layout == torch.channels_last
+        return run, perceptual
+
+    def seconds(self, variant: str) -> float:
+        """Time one step."""
+        begin = time.perf_counter()
+        self.variants[variant]()
+        return time.perf_counter() - begin
+
+
+def serve(pipe: Connection, keep_memory: bool, batch: int, codebook_size: int) -> None:
+    """Time the variants that are asked for, in a process of its own."""
+    bench = Bench(keep_memory=keep_memory, batch=batch, codebook_size=codebook_size)
+    for variant in iter(pipe.recv, None):
+        pipe.send(bench.seconds(variant))
+
+
+SHOWN = {
+    "ours": (True, "ours"),
+    "usual": (False, ""),
+    "second_forward": (False, "usual, but one autoencoder forward per step"),
+    "second_lpips": (False, "usual, but no second LPIPS evaluation"),
+    "two_walks": (False, "usual, but gradients at the reconstruction walked once"),
+    "live_discriminator": (False, "usual, but discriminator frozen in the generator's pass"),
+    "dense_search": (False, "usual, but chunked code search"),
+    "layout": (False, "usual, but channels_last and fused optimizers"),
+    "usual, memory kept": (True, "usual, but freed memory kept"),
+    "ours, memory returned": (False, "ours, but freed memory returned to the system"),
+}
+"""Rows of the table: whether the process keeps freed memory, and what it is called."""
 
 
 def main() -> None:
@@ -210,53 +266,32 @@ def main() -> None:
     if options.check:
         return
 
-    def build(layout: torch.memory_format) -> tuple[Run, LPIPS]:
-        run, perceptual = make_run(
-            image_size=128,
-            ch=64,
-            ch_mult=[1, 1, 2, 2, 4],
-            codebook_size=options.codebook_size,
-            net="vgg",
-            dtype=torch.float32,
-        )
-        for module in (run.model, run.discriminator, perceptual):
-            module.to(memory_format=layout)
-        for optimizer in (run.optimizer_g, run.optimizer_d):
-            for group in optimizer.param_groups:
-                group["fused"] = layout == torch.channels_last
-        return run, perceptual
+    context = torch.multiprocessing.get_context("spawn")
+    servers: dict[bool, Connection] = {}
+    for keep_memory in (False, True):
+        servers[keep_memory], theirs = context.Pipe()
+        context.Process(
+            target=serve, args=(theirs, keep_memory, options.batch, options.codebook_size), daemon=True
+        ).start()
+    seconds: dict[str, list[float]] = {row: [] for row in SHOWN}
+    for number in range(options.rounds + 1):  # the first round warms up
+        for row, (keep_memory, _) in SHOWN.items():
+            servers[keep_memory].send(row.partition(",")[0])
+            taken = servers[keep_memory].recv()
+            if number:
+                seconds[row].append(taken)
+    for server in servers.values():
+        server.send(None)
 
-    usual_run, usual_perceptual = build(torch.contiguous_format)
-    run, perceptual = build(torch.channels_last)
-    trainer = Trainer(run, Accelerator(cpu=True))
-    images = torch.rand(options.batch, 3, 128, 128) * 2 - 1
-    packed = images.contiguous(memory_format=torch.channels_last)
-    names = {
-        "second_forward": "one autoencoder forward per step",
-        "second_lpips": "no second LPIPS evaluation",
-        "two_walks": "gradients at the reconstruction walked once",
-        "live_discriminator": "discriminator frozen in the generator's pass",
-        "dense_search": "chunked code search",
-        "layout": "channels_last and fused optimizers",
-    }
-    variants: dict[str, Callable[[], object]] = {
-        "ours": lambda: trainer.train_step([packed]),
-        "usual": lambda: UsualStep(usual_run, usual_perceptual, Habits())(images),
-        "layout": lambda: UsualStep(run, perceptual, Habits())(packed),
-    }
-    for habit in Habits.__dataclass_fields__:
-        step = UsualStep(usual_run, usual_perceptual, replace(Habits(), **{habit: False}))
-        variants[habit] = lambda step=step: step(images)  # type: ignore[misc]
-    seconds = time_variants(variants, options.rounds)
     usual = statistics.median(seconds["usual"])
     print(
         f"f16, width 64, 128 px, batch {options.batch}, K={options.codebook_size:,}, {torch.get_num_threads()} threads,"
     )
     print(f"median of {options.rounds} rounds; a step of the usual kind = 1")
+    for row, (_, text) in SHOWN.items():
+        if text:
+            print(f"  {text:56} {statistics.median(seconds[row]) / usual:6.3f}")
     ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
-    print(f"  {'ours':54} {statistics.median(seconds['ours']) / usual:6.3f}")
-    for habit, text in names.items():
-        print(f"  usual, but {text:43} {statistics.median(seconds[habit]) / usual:6.3f}")
     print(
         f"usual / ours, round by round: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
     )

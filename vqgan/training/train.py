@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import vqgan
+from vqgan.allocator import keep_freed_memory
 from vqgan.config import Config
 from vqgan.config_files import to_yaml
 from vqgan.durations import schedule_lines
@@ -45,6 +46,8 @@ def train(config: Config, *, command: Sequence[str], init_from: Path | None = No
         UserError: something the user can mend; nothing has been created or changed.
     """
     plan = make_plan(config, command=command, init_from=init_from, freeze=freeze)
+    if plan.accelerator.device.type == "cpu":
+        keep_freed_memory()
     run = build_run(
         plan.config,
         perceptual=plan.perceptual.network,
