@@ -27,6 +27,7 @@ RESUMABLE = frozenset(
         "data.timeout_seconds",
         "data.max_bad_share",
         "data.download",
+        "loss.perceptual.weights",  # what they are must not differ, but a file may move: `vqgan.training.resume` looks
         "train.max_steps",
         "train.device",
         "train.validate_every",

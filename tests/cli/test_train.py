@@ -70,6 +70,17 @@ def test_a_dry_run_goes_elsewhere(calls: Calls) -> None:
     assert [call.name for call in calls] == ["dry_run", "dry_run"]
 
 
+@pytest.mark.parametrize("switches", [[], ["--dry-run"]])
+def test_missing_processes_are_started_first(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, switches: list[str]
+) -> None:
+    """A dry run, too, splits the batch between them."""
+    missing = SimpleNamespace(name="start_missing_processes")
+    monkeypatch.setattr("vqgan.cli.train.start_missing_processes", lambda: calls.append(missing))
+    main(["train", "demo", *switches])
+    assert [call.name for call in calls] == ["start_missing_processes", "dry_run" if switches else "train"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "config", "overrides"),
     [

@@ -1,7 +1,12 @@
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -100,3 +105,46 @@ def make_arrays() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+class Pair(NamedTuple):
+    """What two processes that trained together left behind: see pair_worker.py."""
+
+    run: Path
+    overrides: list[str]
+    results: list[dict[str, Any]]
+    """Of each process."""
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+    overrides = [
+        "data.train=builtin:leaves", "data.image_size=16", "data.workers=0", "model.ch=32", "model.ch_mult=[1,2]",
+        "model.num_res_blocks=1", "model.attn_resolutions=[]", "model.z_channels=32", "loss.terms={l1: 1.0}",
+        "model.quantizer={name: vq, args: {codebook_size: 16, codebook_dim: 4}}", "loss.disc_weight=0",
+        "train.max_steps=1", "train.batch_size=4", "train.warmup_steps=0", "train.val_images=7", "train.device=cpu",
+    ]  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    worker = Path(__file__).with_name("pair_worker.py")
+    children = [
+        subprocess.Popen(
+            [sys.executable, worker, folder / f"{rank}.json", str(rank), port, folder / "run", *overrides],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for child in children:
+            _, errors = child.communicate(timeout=60)
+            assert child.returncode == 0, errors
+    finally:
+        for child in children:
+            child.kill()
+    results = [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
+    return Pair(folder / "run", overrides, results)

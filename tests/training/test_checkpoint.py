@@ -16,7 +16,7 @@ import torch
 from vqgan.errors import UserError
 from vqgan.run_folder import RunFolder
 from vqgan.store import StoreError, verify_folder
-from vqgan.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from vqgan.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint, was_saved
 
 WORKER = Path(__file__).with_name("save_worker.py")
 
@@ -181,9 +181,32 @@ def test_a_kill_at_every_boundary_of_the_first_save(folder: RunFolder, faults: A
     for at in range(boundaries):
         other = RunFolder(folder.root.with_name(f"at_{at}"))
         faults.killed(lambda other=other: save(other, 1), at)
+        completed = (other.checkpoints / "step_0000001").exists()
+        assert was_saved(other) is completed
         path = latest(other)
+        assert was_saved(other) is completed is (path is not None)
         assert path is None or path.name == "step_0000001"
         assert_loads(save(other, 1))
+
+
+def test_a_first_save_that_did_not_come_to_its_place_never_counts(folder: RunFolder, faults: Any) -> None:
+    """Its entry in the ledger is on the disk already; neither further kills nor a full disk make it look completed."""
+    spare = RunFolder(folder.root.with_name("spare"))
+    boundaries = faults.count(lambda: save(spare, 1))
+    placing = max(at for at in range(boundaries) if faults.calls[at] == "rename")
+    faults.killed(lambda: save(folder, 1), placing)
+    assert "step_0000001" in (folder.checkpoints / "ledger.json").read_text()
+    spare = copy(folder, "again")
+    for at in range(faults.count(lambda: latest(spare))):
+        other = copy(folder, f"at_{at}")
+        faults.killed(lambda other=other: latest(other), at)
+        assert latest(other) is None and not was_saved(other)
+
+    for at in range(boundaries):
+        other = RunFolder(folder.root.with_name(f"full_{at}"))
+        with pytest.raises(StoreError), faults.arm(at, OSError(28, "No space left on device")):
+            save(other, 1)
+        assert was_saved(other) is (other.checkpoints / "step_0000001").exists()
 
 
 def test_a_kill_at_every_boundary_of_the_recovery(two: RunFolder, faults: Any) -> None:

@@ -31,6 +31,19 @@ def test_without_a_checkpoint_nothing_is_kept(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == ""
 
 
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    folder = RunFolder(tmp_path)
+    tracker = Tracker(folder, 0)
+    values = {"train/loss/total": float("nan"), "train/lr/g": 0.5, "train/grad_norm/g": float("-inf")}
+    tracker.scalars(1, 8, "train", values)
+    tracker.close()
+    line = json.loads(folder.metrics.read_text("utf-8"), parse_constant=refuse)
+    assert line["values"] == {"train/loss/total": None, "train/lr/g": 0.5, "train/grad_norm/g": None}
+
+
 def test_both_records_agree_and_steps_do_not_go_back_after_a_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for begin, end in ((0, 4), (2, 5)):  # the second start resumes from a checkpoint at step 2

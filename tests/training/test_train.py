@@ -1,6 +1,8 @@
 """Whole runs, small: resume, refuse, fine-tune, stop. Each trains through `train`, as the command line does."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from vqgan.config import Config
 from vqgan.config_files import load_config
 from vqgan.errors import UserError
 from vqgan.training import train as training
-from vqgan.training.trainer import Trainer
+from vqgan.training.perceptual import Perceptual
+from vqgan.training.trainer import StepResult, Trainer
+from vqgan.training.validation import Validation, Validator
 
 OVERRIDES = [
     "data.train=builtin:leaves", "data.image_size=16", "data.workers=0", "data.augment.color_jitter=0.1",
@@ -70,6 +74,7 @@ def test_a_run_folder_holds_what_is_promised(unbroken: Path) -> None:
     assert [line["step"] for line in lines if line["split"] == "val"] == [0, 3, 6]
     assert lines[1].keys() == {"step", "images", "split", "values"}
     assert lines[-1]["images"] == 24
+    assert final_state(unbroken, 6)["origin"]["perceptual"] == "none"
 
 
 def test_metrics_carry_the_promised_tags(unbroken: Path) -> None:
@@ -94,7 +99,11 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("killed_before_step", [1, 3, 5])
 def test_a_resumed_run_is_the_same_run(
-    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, killed_before_step: int
+    tmp_path: Path,
+    unbroken: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    killed_before_step: int,
 ) -> None:
     run, original = tmp_path / "run", Trainer.train_step
 
@@ -106,7 +115,9 @@ def test_a_resumed_run_is_the_same_run(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Trainer, "train_step", step)
         go(run)
+    assert (run / "best").exists() is (killed_before_step >= 3), "not of the untrained model"
     assert go(run) == 0
+    assert ("ended before its first" in capsys.readouterr().out) is (killed_before_step == 1)
     assert final_bytes(run, 6) == final_bytes(unbroken, 6)
     assert records(run) == records(unbroken)
     assert final_state(run, 6) == final_state(unbroken, 6)
@@ -184,6 +195,109 @@ def test_init_from_starts_at_step_zero_with_the_weights_and_never_mixes_with_res
     assert go(run, "train.max_steps=4", init_from=generator_only, freeze=("codebook", "encoder")) == 0
 
 
+def test_a_run_no_longer_needs_the_model_it_started_from(tmp_path: Path, unbroken: Path) -> None:
+    run, source = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(unbroken / "best", source)
+    assert go(run, "train.max_steps=2", init_from=source) == 0
+    shutil.rmtree(source)
+    assert go(run, "train.max_steps=3", init_from=source) == 0
+    with pytest.raises(UserError, match="model"):
+        go(tmp_path / "other", init_from=source)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_lowest_value_chooses_best_and_the_averaged_weights_are_exported(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool
+) -> None:
+    """A missing value, or one that is not finite, never does; a start from given weights counts, one from none not."""
+    run, original = tmp_path / "run", Validator.__call__
+    chosen = iter([0.5, 1.0] if tuned else [5.0, None, 2.0, float("nan"), 3.0])
+    last = 1 if tuned else 4
+
+    def validate(self: Validator, models: Any) -> Validation:
+        result, value = original(self, models), next(chosen)
+        del result.values[self.chooses_best]
+        if value is not None:
+            result.values[self.chooses_best] = value
+        return result
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    every = ["train.validate_every=1", "train.checkpoint_every=1", "train.keep_last=4", f"train.max_steps={last}"]
+    source = unbroken / "best"
+    assert go(run, *every, init_from=source if tuned else None) == 0
+    state, best = final_state(run, last), load_file(run / "best" / "model.safetensors")
+    assert (state["best"], state["best_step"]) == ((0.5, 0) if tuned else (2.0, 2))
+    at_best = source if tuned else run / "checkpoints" / "step_0000002"
+    expected = load_file(at_best / ("model.safetensors" if tuned else "ema.safetensors"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in best.items())
+    assert json.loads((run / "best" / "config.json").read_text("utf-8"))["metadata"]["step"] == state["best_step"]
+
+
+@pytest.mark.parametrize("left", ["damaged", "ledger"])
+def test_a_run_that_lost_its_checkpoints_is_not_started_again(tmp_path: Path, unbroken: Path, left: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    for folder in (run / "checkpoints").glob("step_*"):
+        if left == "damaged":
+            os.truncate(folder / "model.safetensors", 100)
+        else:
+            shutil.rmtree(folder)
+    before = (run / "metrics.jsonl").read_bytes(), (run / "best" / "model.safetensors").read_bytes()
+    for _ in range(2):
+        with pytest.raises(UserError) as error:
+            go(run)
+        assert ("step_0000006.corrupt" if left == "damaged" else "none left") in str(error.value)
+        assert f"run.dir=PATH --init-from {run / 'best'}" in str(error.value)
+        assert ((run / "metrics.jsonl").read_bytes(), (run / "best" / "model.safetensors").read_bytes()) == before
+
+
+def test_the_perceptual_network_may_not_change_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(identity: str) -> None:
+        found = Perceptual(None, "lpips", "", identity, None)
+        monkeypatch.setattr("vqgan.training.plan.load_perceptual", lambda *_: found)
+
+    run = tmp_path / "run"
+    use("vgg, random backbone")
+    assert go(run, "train.max_steps=2") == 0
+    use("vgg, weights of SHA-256 12345678")
+    with pytest.raises(
+        UserError, match=r"random backbone then, .* 12345678 now.* \(loss\.perceptual\.weights=random\)"
+    ):
+        go(run, "train.max_steps=3")
+    use("vgg, random backbone")
+    assert go(run, "train.max_steps=3", "loss.perceptual.weights=random") == 0
+
+
+def test_an_overflow_in_the_first_step_does_not_begin_the_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, original, calls = tmp_path / "run", Trainer.train_step, iter(range(100))
+
+    def step(self: Trainer, *args: Any, **kwargs: Any) -> StepResult:
+        return StepResult("overflow", {}, 0) if next(calls) < 2 else original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    assert go(run, "train.max_steps=1") == 0
+    assert [line["step"] for line in records(run) if line["split"] == "val"] == [0, 1]
+
+
+def test_a_leading_tilde_is_the_home_folder_and_the_report_quotes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "my home"
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert go(Path("~/a run"), "train.max_steps=1") == 0
+    assert (home / "a run" / "best").is_dir()
+    assert list(Path.cwd().iterdir()) == []
+    report = capsys.readouterr().out
+    assert f"tensorboard --logdir '{home.as_posix()}'" in report
+    assert f"reconstruct '{home.as_posix()}/a run' PHOTOS" in report
+
+
 def test_changed_images_are_refused(tmp_path: Path, make_images: Callable[..., Path]) -> None:
     folder, run = make_images(tmp_path / "images", 12), tmp_path / "run"
     assert go(run, f"data.train={folder}", "train.max_steps=2") == 0
@@ -192,23 +306,27 @@ def test_changed_images_are_refused(tmp_path: Path, make_images: Callable[..., P
         go(run, f"data.train={folder}", "train.max_steps=4")
 
 
+@pytest.mark.parametrize(
+    ("good_steps", "kept"), [(3, "the newest checkpoint is from before"), (0, "there is no checkpoint yet")]
+)
 def test_three_bad_steps_stop_the_run_and_leave_a_dump(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], good_steps: int, kept: str
 ) -> None:
     run, original = tmp_path / "run", Trainer.train_step
 
     def step(self: Trainer, micro_batches: list[torch.Tensor], **kwargs: Any) -> Any:
-        bad = self.run.step >= 3
+        bad = self.run.step >= good_steps
         return original(self, [images * float("nan") for images in micro_batches] if bad else micro_batches, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", step)
-        assert go(run, "train.max_steps=20") == 3
+        assert go(run, "train.max_steps=20", "train.checkpoint_every=3") == 3
     dump = json.loads((run / "not_finite_0.json").read_text("utf-8"))
-    assert dump["step"] == 6
+    assert dump["step"] == good_steps + 3
     assert len(dump["files"]) == 4
     assert "loss/total" in dump["values"]
-    assert "not finite" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not finite" in said and kept in said
     for file in run.glob("checkpoints/*/*.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(file).values() if tensor.is_floating_point())
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vqgan.config import PartConfig
+from vqgan.errors import UserError
 from vqgan.training.run import Run
 from vqgan.training.trainer import Trainer
 
@@ -59,6 +61,25 @@ def test_generator_pass_leaves_no_gradient_on_the_discriminator_and_the_reverse(
     assert all(parameter.grad is not None for parameter in trainer.run.discriminator.parameters())
 
 
+def test_the_quantizers_own_loss_is_part_of_the_backward_pass(make_trainer: MakeTrainer, batch: MakeBatch) -> None:
+    """No other loss reaches the codebook: the estimator hands the gradient of z_q on to z."""
+    trainer = make_trainer()
+    book = trainer.run.model.quantize.embedding.weight
+    (expected,) = torch.autograd.grad(trainer.run.model(batch(1)).quantized.loss, book)
+    trainer._generator_backward(batch(1), 1)
+    assert float(expected.abs().max()) > 0
+    assert book.grad is not None
+    torch.testing.assert_close(book.grad, expected)
+
+
+def test_an_encoder_that_is_not_finite_does_not_reach_the_codebook(make_trainer: MakeTrainer, batch: MakeBatch) -> None:
+    trainer = make_trainer()
+    before = snapshot(trainer.run)
+    with pytest.raises(UserError, match=r"encoder's output for the first batch holds NaN"):
+        trainer.initialise_codebook([batch(1), batch(2) * float("nan")])
+    assert changed(before, snapshot(trainer.run)) == set()
+
+
 def test_one_forward_of_the_autoencoder_per_step(make_trainer: MakeTrainer, batch: MakeBatch) -> None:
     trainer = make_trainer()
     calls: list[int] = []
@@ -85,6 +106,23 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(
     assert all(torch.isfinite(value).all() for value in snapshot(trainer.run).values())
 
 
+@pytest.mark.parametrize("site", ["images", "discriminator", "overflow"])
+def test_a_step_that_changes_nothing_leaves_running_statistics_too(
+    make_trainer: MakeTrainer, batch: MakeBatch, site: str
+) -> None:
+    trainer = make_trainer(loss={"discriminator": PartConfig(name="patchgan", args={"ndf": 16, "norm": "batch"})})
+    first = snapshot(trainer.run)
+    trainer.train_step([batch(1)])
+    before = snapshot(trainer.run)
+    assert "discriminator.main.3.running_mean" in changed(first, before)
+    images = batch(2)
+    if site == "overflow":
+        trainer.run.scaler_d.enabled, trainer.run.scaler_d.scale = True, 1e38
+    with poisoned(trainer, site, images):
+        assert trainer.train_step([images]).status == ("overflow" if site == "overflow" else "skipped")
+    assert changed(before, snapshot(trainer.run)) == set()
+
+
 @contextmanager
 def poisoned(trainer: Trainer, site: str, images: Tensor) -> Iterator[None]:
     """A NaN at one place, for the length of the block."""
@@ -98,7 +136,7 @@ def poisoned(trainer: Trainer, site: str, images: Tensor) -> Iterator[None]:
         terms["l1"] = (weight, lambda images, recon: term(images, recon) * float("nan"))
     elif site == "gradient":
         handles.append(run.model.encoder.conv_in.weight.register_hook(lambda grad: grad * float("inf")))
-    else:
+    elif site == "discriminator":
         hook = lambda module, args, logits: logits * float("nan") if module.training else logits  # noqa: E731
         handles.append(run.discriminator.register_forward_hook(hook))
     yield
@@ -164,8 +202,6 @@ def test_clipping_bounds_the_gradient_and_the_logged_norm_is_the_one_before(
 
 def test_reseeding_reaches_the_optimizer_and_the_average(make_trainer: MakeTrainer, batch: MakeBatch) -> None:
     args = {"codebook_size": 32, "codebook_dim": 8, "reseed_every": 1, "reseed_threshold": 0.999}
-    from vqgan.config import PartConfig
-
     trainer = make_trainer(model={"quantizer": PartConfig(name="vq", args=args)})
     book = trainer.run.model.quantize.embedding.weight
     trainer.train_step([batch(0)])

@@ -29,12 +29,12 @@ def run(argv: Sequence[str]) -> int:
 
     path, overrides = split_arguments(options.arguments)
     config = load_config(path or DEFAULT_CONFIG, overrides)
+    start_missing_processes()
     if options.dry_run:
         from vqgan.training.dry_run import dry_run
 
         return dry_run(config)
 
-    start_missing_processes()
     from vqgan.training.train import train
 
     freeze = tuple(part.strip() for part in options.freeze.split(",") if part.strip())

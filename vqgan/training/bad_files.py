@@ -18,7 +18,8 @@ class BadFiles:
     Args:
         datasets: the training and validation images.
         path: bad_files.txt; what it names already is not named again.
-        max_bad_share: share of all images above which the run stops.
+        max_bad_share: share of all images above which the run stops. Only files met since this start count: those
+            named by earlier ones may have been mended.
         writes: true on the one process that writes the file.
     """
 
@@ -26,6 +27,7 @@ class BadFiles:
         self.datasets, self.path, self.max_bad_share, self.writes = datasets, path, max_bad_share, writes
         self.text = path.read_text(encoding="utf-8") if path.exists() else ""
         self.named = {line.split("\t")[0] for line in self.text.splitlines()}
+        self.met: set[str] = set()
         self.new: dict[str, str] = {}
 
     def add(self, batches: Iterable[Batch]) -> None:
@@ -45,7 +47,7 @@ class BadFiles:
     def note(self, bad: Sequence[BadFile]) -> None:
         """Note bad files."""
         for key, reason in bad:
-            if printable(key) not in self.named:
+            if printable(key) not in self.met:
                 self.new.setdefault(printable(key), reason)
 
     def share(self) -> None:
@@ -60,8 +62,9 @@ class BadFiles:
             self.text += "".join(f"{key}\t{printable(reason)}\n" for key, reason in fresh.items())
             atomic_write_text(self.path, self.text)
         self.named |= fresh.keys()
+        self.met |= gathered.keys()
         self.new = {}
         total = len(self.datasets.train) + len(self.datasets.val)
-        error = too_many_bad(len(self.named), total, self.max_bad_share, where=f"They are named in {self.path}.")
+        error = too_many_bad(len(self.met), total, self.max_bad_share, where=f"They are named in {self.path}.")
         if error is not None:
             raise error

@@ -9,6 +9,7 @@ checkpoints/
         manifest.json           size and SHA-256 of every file
 """
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from vqgan.store import (
     StoreError,
     atomic_write_text,
     clean_leftovers,
+    find_folder,
     place_folder,
     read_json,
     read_manifest,
@@ -117,6 +119,8 @@ def save_checkpoint(
             _together(phase, agree, final)
     except Exception:
         if main:
+            with contextlib.suppress(OSError, UserError):
+                _forget_unplaced(folder)
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
@@ -135,10 +139,11 @@ def latest_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Path | N
     Raises:
         UserError: the newest one may not be read, or comes from a newer version: going back would lose work.
     """
+    _forget_unplaced(folder)
     clean_leftovers(folder.root)
     clean_leftovers(folder.checkpoints)
     ledger = _read_ledger(folder)
-    candidates = sorted(_steps(folder).items(), key=lambda item: (item[1].name in ledger, item[0]), reverse=True)
+    candidates = sorted(step_folders(folder).items(), key=lambda item: (item[1].name in ledger, item[0]), reverse=True)
     for step, path in candidates:
         try:
             verify_folder(path)
@@ -181,7 +186,7 @@ def prune(
     """
     ledger = _read_ledger(folder)
     good, deleted = 0, []
-    for step, path in sorted(_steps(folder).items(), reverse=True):
+    for step, path in sorted(step_folders(folder).items(), reverse=True):
         if path.name not in ledger:
             continue
         if good < keep_last:
@@ -190,6 +195,18 @@ def prune(
             remove_folder(path)
             deleted.append(path)
     return deleted
+
+
+def step_folders(folder: RunFolder) -> dict[int, Path]:
+    """Folders that look like checkpoints, whole or not, by step."""
+    entries = sorted(folder.checkpoints.iterdir()) if folder.checkpoints.is_dir() else []
+    found = {re.fullmatch(r"step_(\d{7,})", entry.name): entry for entry in entries if entry.is_dir()}
+    return {int(match[1]): entry for match, entry in found.items() if match}
+
+
+def was_saved(folder: RunFolder) -> bool:
+    """Whether the run ever completed a checkpoint, be they all damaged or gone by now."""
+    return bool(_placed(folder) or step_folders(folder) or any(folder.checkpoints.glob("step_*.corrupt")))
 
 
 def _together(phase: Callable[[], None], agree: Callable[[bool], bool], final: Path) -> None:
@@ -212,12 +229,6 @@ def _write_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_tensors(path, tensors)
 
 
-def _steps(folder: RunFolder) -> dict[int, Path]:
-    entries = sorted(folder.checkpoints.iterdir()) if folder.checkpoints.is_dir() else []
-    found = {re.fullmatch(r"step_(\d{7,})", entry.name): entry for entry in entries if entry.is_dir()}
-    return {int(match[1]): entry for match, entry in found.items() if match}
-
-
 def _read_ledger(folder: RunFolder) -> dict[str, str]:
     """Seal of each checkpoint this run wrote, by name; empty if lost, and then nothing old is deleted."""
     try:
@@ -225,6 +236,22 @@ def _read_ledger(folder: RunFolder) -> dict[str, str]:
     except StoreError:
         return {}
     return ledger if isinstance(ledger, dict) else {}
+
+
+def _placed(folder: RunFolder) -> dict[str, str]:
+    """The ledger without what a kill kept from its place: an entry is written just before its folder is renamed."""
+
+    def waits(final: Path) -> bool:
+        return temporary_name(final, UNDER_LOCK).exists() and not find_folder(final).exists()
+
+    return {name: seal for name, seal in _read_ledger(folder).items() if not waits(folder.checkpoints / name)}
+
+
+def _forget_unplaced(folder: RunFolder) -> None:
+    """Strike such an entry off, while its temporary folder still tells it from a checkpoint that has been lost."""
+    placed = _placed(folder)
+    if placed != _read_ledger(folder):
+        write_json(folder.checkpoints / LEDGER, placed)
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The run over time: batches in, updates, and at their intervals records, pictures, validation and checkpoints."""
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from vqgan.data.loader import Batch
 from vqgan.run_folder import RunFolder
 from vqgan.store import atomic_write_text
 from vqgan.training.bad_files import BadFiles
+from vqgan.training.checkpoint import step_folders
 from vqgan.training.panel import draw_rows, mosaic, panel
 from vqgan.training.processes import mean_over_processes, sum_over_processes
 from vqgan.training.progress import Meter, Progress
@@ -68,12 +70,14 @@ class Loop:
         """Train to `train.max_steps`; returns the exit status (0, 3 when not finite, 128 + n after signal n)."""
         run, max_steps = self.run, int(self.train.max_steps)
         micro_batches: list[Batch] = []
+        begun = run.step > 0
         while run.step < max_steps:
             with self.meter.waiting():
                 micro_batches = micro_batches or [next(self.batches) for _ in range(self.train.accumulate)]
             images = [self._to_device(batch) for batch in micro_batches]
-            if run.step == 0:
+            if not begun:
                 self._begin(images)
+                begun = True
             with self.meter.stepping():
                 result = self.trainer.train_step(images, signal=self.signal())
             if result.status == "overflow":
@@ -106,15 +110,15 @@ class Loop:
         with self.progress.paused("validating"):
             result = self.validator({"raw": run.model, "ema": run.ema.model})
         self.last_values = result.values
-        value = result.values[self.validator.chooses_best]
-        better = run.best is None or value < run.best
+        value = result.values.get(self.validator.chooses_best, math.nan)
+        better = math.isfinite(value) and (run.best is None or value < run.best)
         if better:
             run.best, run.best_step = value, run.step
         if self.tracker is not None:
             self.tracker.scalars(run.step, run.step * self.train.batch_size, "val", result.values)
             counts = result.counts["ema"]
             self.tracker.histogram(run.step, "codebook/hits_over_uniform", counts * len(counts) / counts.sum())
-            if better and run.step > 0:
+            if better and (run.step > 0 or run.origin["init_from"] is not None):  # not weights that know nothing
                 chosen = {
                     "weights": "ema",
                     "step": run.step,
@@ -184,10 +188,11 @@ class Loop:
         }
         path = self.folder.root / f"not_finite_{self.accelerator.process_index}.json"
         atomic_write_text(path, json.dumps(dump, indent=2))
+        kept = "the newest checkpoint is from before" if step_folders(self.folder) else "there is no checkpoint yet"
         self.progress.say(
             f"Stopped: losses or gradients were not finite {STOP_AFTER_BAD_STEPS} steps in a row. No weight has taken "
             f"part of them. Files and values of the last batch: {path}. Try a lower train.lr, train.precision=fp32, or "
-            f"a lower loss.disc_weight; the newest checkpoint is from before."
+            f"a lower loss.disc_weight; {kept}."
         )
 
 

@@ -1,5 +1,6 @@
 """Everything about a start that can be known and checked before anything is created."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.model import read_weights
 from vqgan.run_folder import RunFolder
+from vqgan.training.checkpoint import was_saved
 from vqgan.training.checks import check_config
 from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
 from vqgan.training.perceptual import Perceptual, load_perceptual
-from vqgan.training.processes import make_accelerator
+from vqgan.training.processes import done_by_main, make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Plan:
     frozen: tuple[str, ...]
     """Parts of the model that are not trained."""
     initial_weights: Mapping[str, Tensor] | None
-    """Weights that --init-from names."""
+    """Weights that --init-from names; None also where the run has checkpoints, and so needs them no more."""
     panel_images: Tensor
     """Validation images that are shown at every stage, (N, C, H, W) in [-1, 1] on the host."""
     bad: list[BadFile]
@@ -80,11 +82,13 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
     accelerator = make_accelerator(config.train.device, config.train.precision)
     datasets = open_datasets(config.data)
     resolved = resolve(config, len(datasets.train))
-    folder = RunFolder(Path(str(config.run.dir)))
+    folder = RunFolder(Path(os.path.expanduser(str(config.run.dir))))
     micro_batch = micro_batch_size(config.train.batch_size, accelerator.num_processes, config.train.accumulate)
     check_existing(folder, resolved, len(datasets.train))
     bad = find_bad_headers(datasets, config.data)
     panel, bad_in_panel = panel_images(config, datasets.val)
+    perceptual = load_perceptual(config.loss, accelerator)
+    begins = not done_by_main(lambda: was_saved(folder), main=accelerator.is_main_process)
     return Plan(
         given=config,
         config=resolved,
@@ -92,15 +96,16 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
         accelerator=accelerator,
         datasets=datasets,
         folder=folder,
-        perceptual=load_perceptual(config.loss, accelerator),
+        perceptual=perceptual,
         micro_batch=micro_batch,
         origin={
             **datasets.fingerprint(),
             "init_from": None if init_from is None else str(init_from),
             "freeze": sorted(freeze),
+            "perceptual": perceptual.identity,
         },
         frozen=tuple(freeze),
-        initial_weights=None if init_from is None else read_weights(init_from),
+        initial_weights=read_weights(init_from) if init_from is not None and begins else None,
         panel_images=panel,
         bad=bad + datasets.as_validation(bad_in_panel),
     )

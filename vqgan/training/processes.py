@@ -6,17 +6,20 @@ accelerate gives the device, the process group and the launcher; its loaders, sc
 
 import inspect
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vqgan.errors import UserError
 
+Result = TypeVar("Result")
 TIMEOUT_MINUTES = 60  # long enough for one process to write a large checkpoint while the others wait
 
 
@@ -101,3 +104,22 @@ def all_agree(ok: bool) -> bool:
     flag = torch.tensor(float(not ok), device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return not bool(flag.item())
+
+
+def done_by_main(work: Callable[[], Result], *, main: bool) -> Result:
+    """Result of `work`, which the main process alone does, on every process; entered by all.
+
+    Raises:
+        UserError: on every process, the one that `work` raised.
+    """
+    outcome: list[Any] = [None, None]
+    if main:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: Result = outcome[0]
+    return result

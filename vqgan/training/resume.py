@@ -1,36 +1,68 @@
 """Between a run in memory and its checkpoints on disk, with all processes taking part."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from vqgan.config_files import to_yaml
 from vqgan.errors import UserError
-from vqgan.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from vqgan.training.checkpoint import LEDGER, latest_checkpoint, load_checkpoint, prune, save_checkpoint, was_saved
 from vqgan.training.plan import Plan
-from vqgan.training.processes import all_agree
+from vqgan.training.processes import all_agree, done_by_main
 from vqgan.training.run import Run
 
 
 def restore(run: Run, plan: Plan) -> Path | None:
-    """Bring `run` to its newest good checkpoint, the same on every process; None where there is none yet.
+    """Bring `run` to its newest good checkpoint, the same on every process; None where none was ever completed.
 
     Raises:
-        UserError: the run grew from other images, weights or frozen parts than this start names.
+        UserError: on every process: the run grew from other images, weights or frozen parts than this start names; or
+            it had checkpoints, of which none is good.
     """
-    found: list[Any] = [latest_checkpoint(plan.folder, say=plan.say) if plan.main else None]
-    broadcast_object_list(found)
-    path: Path | None = found[0]
+    path = done_by_main(lambda: _newest(plan), main=plan.main)
     if path is None:
         return None
     loaded = load_checkpoint(path, rank=plan.rank)
-    before, now, root = loaded.scalars["origin"], run.origin, plan.folder.root
+    _check_origin(loaded.scalars["origin"], run.origin, step=loaded.scalars["step"], root=plan.folder.root)
+    run.restore(loaded)
+    return path
+
+
+def _newest(plan: Plan) -> Path | None:
+    """The newest good checkpoint; None for a new run, and for one that ended before its first.
+
+    Raises:
+        UserError: there were checkpoints, and none is good: starting again would destroy what else the run has left.
+    """
+    folder = plan.folder
+    path = latest_checkpoint(folder, say=plan.say)
+    if path is not None:
+        return path
+    if was_saved(folder):
+        found = sorted(entry.name for entry in folder.checkpoints.iterdir() if entry.name != LEDGER)
+        good = folder.best.is_dir()
+        raise UserError(
+            f"{folder.root} has been trained, but holds no checkpoint that is whole (in checkpoints/: "
+            f"{', '.join(found) or 'none left'}), and to start again at step 0 would overwrite its records"
+            f"{' and best/' if good else ''}. Put a checkpoint back, or start a new run in another folder: run.dir=PATH"
+            f"{f' --init-from {folder.best}, the best model so far' if good else ''}."
+        )
+    if folder.config.exists():
+        plan.say(f"{folder.root} has no checkpoint yet: an earlier start ended before its first. Starting at step 0.")
+    return None
+
+
+def _check_origin(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int, root: Path) -> None:
+    """Compare what the run grew from with what this start names.
+
+    Raises:
+        UserError: naming what differs and how to go on.
+    """
     for key, flag in (("init_from", "--init-from"), ("freeze", "--freeze")):
         if before[key] != now[key]:
             raise UserError(
-                f"{root} is a run in progress (step {loaded.scalars['step']:,}) that was started with {flag} "
+                f"{root} is a run in progress (step {step:,}) that was started with {flag} "
                 f"{before[key]}, now {now[key]}. {flag} belongs to step 0 and never mixes with resuming: leave it as "
                 f"it was, or start a new run in another folder (run.dir=PATH)."
             )
@@ -40,8 +72,13 @@ def restore(run: Run, plan: Plan) -> Path | None:
             f"{now['train_images']:,} now (or other names). A resumed run must see the same images. Restore them, or "
             f"start a new run from its weights: run.dir=PATH --init-from {root}."
         )
-    run.restore(loaded)
-    return path
+    if before.get("perceptual", now["perceptual"]) != now["perceptual"]:  # not in checkpoints of early versions
+        former = "random" if "random" in before["perceptual"] else "PATH, the file of those weights"
+        raise UserError(
+            f"The perceptual network has changed since the run in {root} began: {before['perceptual']} then, "
+            f"{now['perceptual']} now. A resumed run must keep its loss. Go on with the former "
+            f"(loss.perceptual.weights={former}), or start a new run from its weights: run.dir=PATH --init-from {root}."
+        )
 
 
 def save(run: Run, plan: Plan) -> None:

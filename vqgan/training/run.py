@@ -36,7 +36,7 @@ class Run:
     scaler_g: LossScaler
     scaler_d: LossScaler
     origin: dict[str, Any]
-    """What the run grew from: dataset fingerprint, --init-from, --freeze. The same for its whole life."""
+    """What the run grew from: dataset fingerprint, --init-from, --freeze, perceptual network. Never changes."""
     step: int = 0
     """Updates done; a batch skipped as non-finite counts, one repeated after a float16 overflow does not."""
     skipped: int = 0

@@ -1,5 +1,7 @@
 """The words around a run: its header, and its report at the end."""
 
+import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,7 +53,7 @@ def final_report(run: Run, plan: Plan, values: Mapping[str, float]) -> str:
     width = max((len(name) for name in metrics), default=0) + 2
     lines = [f"\nDone: {run.step:,} steps. Validation:", "", f"  {'':{width}}{'raw':>10}{'averaged':>10}"]
     for name in metrics:
-        raw, ema = values[f"val/raw/{name}"], values[f"val/ema/{name}"]
+        raw, ema = values.get(f"val/raw/{name}", math.nan), values[f"val/ema/{name}"]
         lines.append(f"  {name:{width}}{raw:>10.4g}{ema:>10.4g}" + (" dB" if name == "psnr" else ""))
     picture = folder.samples / f"step_{run.step:07d}.png"
     lines += [
@@ -59,13 +61,18 @@ def final_report(run: Run, plan: Plan, values: Mapping[str, float]) -> str:
         f"Look at it:  {picture}",
         "",
         "Next:",
-        f"  tensorboard --logdir {folder.root.parent}",
-        f"  python sample.py reconstruct {folder.root} PHOTOS OUTPUT --side-by-side",
+        f"  tensorboard --logdir {_quoted(folder.root.parent)}",
+        f"  python sample.py reconstruct {_quoted(folder.root)} PHOTOS OUTPUT --side-by-side",
         "  python train_vqgan.py photos_64 data.train=PHOTOS",
     ]
     if plan.perceptual.warning:
         lines += ["", plan.perceptual.warning]
     return "\n".join(lines)
+
+
+def _quoted(path: Path) -> str:
+    """The path as a shell takes it; with forward slashes, which need no quotes on Windows."""
+    return shlex.quote(path.as_posix())
 
 
 def _millions(module: nn.Module) -> str:

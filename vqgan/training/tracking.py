@@ -40,12 +40,14 @@ class Tracker:
     def scalars(self, step: int, images: int, split: Literal["train", "val"], values: Mapping[str, float]) -> None:
         """Write numbers under their tags; `images` counts the training images seen so far.
 
-        Checksums (`data/`) go to metrics.jsonl only: a curve of them says nothing.
+        In metrics.jsonl, what is not finite is null, since JSON has no NaN. Checksums (`data/`) go there only: a curve
+        of them says nothing.
         """
-        line = {"step": step, "images": images, "split": split, "values": dict(values)}
-        self.metrics.write(json.dumps(line) + "\n")
+        finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
+        line = {"step": step, "images": images, "split": split, "values": {tag: finite.get(tag) for tag in values}}
+        self.metrics.write(json.dumps(line, allow_nan=False) + "\n")
         self.metrics.flush()
-        shown = {tag: value for tag, value in values.items() if math.isfinite(value) and not tag.startswith("data/")}
+        shown = {tag: value for tag, value in finite.items() if not tag.startswith("data/")}
         self.tracker.log(shown, step=step)
 
     def text(self, tag: str, text: str, step: int) -> None:

@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from losses.generator import GeneratorGradient
+from vqgan.errors import UserError
 from vqgan.model import VQGANOutput
 from vqgan.quantizers.reseed import reset_moments
-from vqgan.training.processes import agree_on_worst, wrap
+from vqgan.training.processes import agree_on_worst, all_agree, wrap
 from vqgan.training.run import Run
 from vqgan.training.schedules import gan_factor, learning_rate
 
@@ -52,6 +53,9 @@ class Trainer:
         self.model = wrap(run.model, accelerator)
         self.discriminator = wrap(run.discriminator, accelerator)
         self.seed = run.config.run.seed
+        outside = [buffer for name, buffer in run.model.named_buffers() if not name.startswith("quantize.")]
+        self.statistics = [*outside, *run.discriminator.buffers()]
+        """What a forward pass may change, such as BatchNorm's running means; a quantizer changes in `update` alone."""
 
     def train_step(self, micro_batches: Sequence[Tensor], *, signal: int = 0) -> StepResult:
         """Update the generator and the discriminator on one global batch.
@@ -67,6 +71,7 @@ class Trainer:
         run = self.run
         torch.manual_seed((self.seed * 1_000_003 + run.step) % 2**63)  # dropout: no generator state survives a step
         train_disc = self._set_learning_rates()
+        statistics = [buffer.clone() for buffer in self.statistics]
 
         # Generator: reconstruct, and fool the discriminator.
         outputs, gradients, logs_g = [], [], []
@@ -99,6 +104,9 @@ class Trainer:
             run.ema.update(run.model, run.step + 1)
             for gradient in gradients:
                 run.generator_loss.update(gradient)
+        else:
+            for buffer, before in zip(self.statistics, statistics, strict=True):
+                buffer.copy_(before)
         run.optimizer_g.zero_grad(set_to_none=True)
         run.optimizer_d.zero_grad(set_to_none=True)
         if status != "overflow":
@@ -107,11 +115,20 @@ class Trainer:
 
     @torch.no_grad()
     def initialise_codebook(self, micro_batches: Sequence[Tensor]) -> None:
-        """Place the codes on encoder outputs of the first global batch (all processes, all micro-batches)."""
+        """Place the codes on encoder outputs of the first global batch (all processes, all micro-batches).
+
+        Raises:
+            UserError: on all processes, if an output is not finite on any of them; the codes are as they were.
+        """
         quantizer = self.run.model.quantize
         if quantizer.needs_data_init:
             with self._autocast():
                 z = torch.cat([self.run.model.encode_z(images) for images in micro_batches])
+            if not all_agree(bool(torch.isfinite(z).all())):
+                raise UserError(
+                    "The encoder's output for the first batch holds NaN or infinity, and the codebook would start from "
+                    "it. Look at the images with `vqgan check-data`, and try train.precision=fp32."
+                )
             quantizer.initialise(z, seed=self.seed)
             self.run.ema.model.load_state_dict(self.run.model.state_dict())
 

@@ -6,6 +6,7 @@ number of processes does not show in the result.
 Shapes: images, recon (B, C, H, W) in [-1, 1]; counts (K,) hits per code.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from vqgan.model import VQGAN, evaluating
 from vqgan.training.processes import sum_over_processes
 
 SMALLEST_SSIM_SIDE = 11  # its window; smaller images leave the value out
+LARGEST_PSNR = 100.0  # dB; an image without any error has infinitely many, and would make the mean infinite
 
 
 class Validation(NamedTuple):
@@ -60,7 +62,10 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, models: Mapping[str, VQGAN]) -> Validation:
-        """Measure each of `models`, by name; all processes take part."""
+        """Measure each of `models`, by name; all processes take part.
+
+        Values are finite: the PSNR of an image counts as `LARGEST_PSNR` at most, and a mean that is NaN is left out.
+        """
         sums = {name: torch.zeros(4, dtype=torch.float64) for name in models}  # psnr, ssim, distance, images
         counts = {
             name: torch.zeros(model.quantize.codebook_size, dtype=torch.float64) for name, model in models.items()
@@ -71,7 +76,8 @@ class Validator:
                 with evaluating(model):
                     output = model.forward(images)  # not compiled: batches vary in size
                 recon = output.recon.clamp(-1, 1)
-                rows = torch.stack([psnr(images, recon), self._ssim(images, recon), self._distance(images, recon)])
+                decibels = psnr(images, recon).clamp(max=LARGEST_PSNR)
+                rows = torch.stack([decibels, self._ssim(images, recon), self._distance(images, recon)])
                 sums[name][:3] += rows.cpu().double().sum(dim=1)
                 sums[name][3] += len(images)
                 hits = torch.bincount(output.quantized.indices.flatten(), minlength=len(counts[name]))
@@ -84,7 +90,7 @@ class Validator:
             means = (sums[name][:3] / sums[name][3]).tolist()
             distance = self.perceptual_name if self.perceptual is not None else self.first_term
             for metric, value in zip(("psnr", "ssim", distance), means, strict=True):
-                if value == value:  # SSIM is undefined (NaN) below its window
+                if math.isfinite(value):  # SSIM is undefined (NaN) below its window
                     values[f"val/{name}/{metric}"] = value
             values[f"val/{name}/usage"] = float(usage(counts[name]))
             values[f"val/{name}/perplexity"] = float(perplexity(counts[name]))
