@@ -118,7 +118,12 @@ def test_losses_import_nothing_of_vqgan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "place"), [("lpips", "losses.perceptual"), ("tensorboard", "vqgan.training.tracking")]
+    ("library", "place"),
+    [
+        ("lpips", "losses.perceptual"),
+        ("tensorboard", "vqgan.training.tracking"),
+        ("torch_fidelity", "vqgan.metrics.inception"),
+    ],
 )
 def test_a_library_has_one_place(library: str, place: str) -> None:
     # torch.utils.tensorboard is tensorboard, too; our own functions may share a name with a library
@@ -130,7 +135,7 @@ def test_every_library_is_declared() -> None:
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     declared = {re.split("[<>=]", line)[0] for line in settings["options"]["install_requires"].split()}
-    spelled = {"PIL": "pillow", "yaml": "pyyaml", "wids": "webdataset"}
+    spelled = {"PIL": "pillow", "yaml": "pyyaml", "wids": "webdataset", "torch_fidelity": "torch-fidelity"}
     used = {library for name in MODULES for library in libraries(name)} - sys.stdlib_module_names - {"vqgan", "losses"}
     assert {spelled.get(library, library) for library in used} <= declared
 

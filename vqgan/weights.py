@@ -1,7 +1,10 @@
 """Pretrained weights of others: where they are, how to recognise them, how to get them.
 
-The trunks of the perceptual loss are torchvision's ImageNet classifiers. Their file names carry the first eight hex
-digits of the file's SHA-256, and a file under its published name is always checked against them.
+The files are listed in `vqgan.weights_table`. Their names carry the first eight hex digits of their SHA-256, and a file
+under a published name is always checked against them. The first check that succeeds writes the whole hash to
+FILE.sha256 (in the form `sha256sum -c` reads), and later ones compare with that as well.
+
+torch is imported by what loads tensors only, so that finding, fetching and verifying start at once.
 """
 
 import difflib
@@ -10,217 +13,277 @@ import http.client
 import logging
 import os
 import pickle
-import queue
-import threading
-import urllib.request
-import uuid
+import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import safetensors
-import safetensors.torch
-import torch
-import torchvision
-from torch import Tensor
-from tqdm import tqdm
-
+from vqgan.download import download as download_file
 from vqgan.errors import UserError
+from vqgan.parts import check_name
+from vqgan.store import atomic_write_text
+from vqgan.weights_table import WEIGHTS, WeightFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 4.0  # how long a server may take to answer, so that a machine without network fails soon
-STALL_SECONDS = 30.0  # how long a running download may pause
+TRUNKS = tuple(name for name, file in WEIGHTS.items() if file.model)
+"""Names of the perceptual networks' weights, as in `loss.perceptual.net`."""
 
 
-class TrunkFile(NamedTuple):
-    """A published weight file."""
+class Check(NamedTuple):
+    """What a file turned out to be."""
 
-    name: str
-    url: str
-    megabytes: float
-    sha256: str  # first hex digits
-    model: str  # function in torchvision.models
+    sha256: str
+    """Its whole SHA-256, 64 hex digits."""
+    problem: str | None
+    """Why it is not what its name says; None if it is, or has a name of the user's own."""
 
 
-_SERVER = "https://download.pytorch.org/models/"
+def find_weights(name: str, *, folder: Path | None = None, download: bool = True) -> Path:
+    """Path of a pretrained file, verified.
 
-TRUNKS: dict[str, TrunkFile] = {
-    "vgg": TrunkFile("vgg16-397923af.pth", _SERVER + "vgg16-397923af.pth", 553.4, "397923af", "vgg16"),
-    "alex": TrunkFile("alexnet-owt-7be5be79.pth", _SERVER + "alexnet-owt-7be5be79.pth", 244.4, "7be5be79", "alexnet"),
-    "squeeze": TrunkFile(
-        "squeezenet1_1-b8a52dc0.pth", _SERVER + "squeezenet1_1-b8a52dc0.pth", 5.0, "b8a52dc0", "squeezenet1_1"
-    ),
-}
-"""Weights of the perceptual networks, by `loss.perceptual.net`."""
+    Looks into `folder`, the folder in the environment variable VQGAN_WEIGHTS_DIR and the torch hub cache (which follows
+    TORCH_HOME), in this order, and else downloads it once into the first of these that can be written to.
+
+    Args:
+        name: key of `WEIGHTS`.
+        folder: a folder of the user's choice; None: look only where the environment says.
+        download: allow the download. Several processes may ask at once: one of them fetches it.
+
+    Raises:
+        UserError: unknown name, wrong hash, or no way to get the file. Without a network this takes less than five
+            seconds.
+    """
+    check_name("weight file", name, WEIGHTS)
+    return _find(name, search_folders(folder), download=download, advice=", or name D in --weights-dir")
+
+
+def fetch_weights(name: str, *, folder: Path | None = None) -> Path:
+    """Like `find_weights`, but with a `folder`, look and download nowhere else: afterwards the file is there."""
+    check_name("weight file", name, WEIGHTS)
+    return _find(name, [folder] if folder else search_folders(), download=True)
 
 
 def find_trunk(net: str, weights: str = "imagenet", *, download: bool = True) -> Path:
     """Path of the weight file of a perceptual network, verified where its published hash applies.
 
     Args:
-        net: key of `TRUNKS`.
-        weights: path of a file; or "imagenet": the torch hub cache (which follows TORCH_HOME), then the folder in the
-            environment variable VQGAN_WEIGHTS_DIR, then one download into the cache.
-        download: allow the download. Safe when several processes do it at once, though each then fetches the file.
+        net: one of `TRUNKS`.
+        weights: path of a file; or "imagenet": the published file, from where `find_weights` finds it.
+        download: allow the download.
 
     Raises:
         UserError: unknown net, no such file, wrong hash, or no way to get the file. Without a network this takes
             less than five seconds.
     """
     file = _trunk_file(net)
-    if weights != "imagenet":
-        path = Path(weights).expanduser()
-        if not os.path.isfile(path):
-            raise UserError(
-                f"loss.perceptual.weights is '{weights}', which is not a file. Give 'imagenet' or the path of a weight "
-                f"file of torchvision's {file.model} (.pth or .safetensors)."
-            )
-        return _verified(path, file)
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    folders = [cache]
+    if weights == "imagenet":
+        advice = ", or set loss.perceptual.weights to its path; or train without it by dropping 'lpips' from loss.terms"
+        return _find(net, search_folders(), download=download, advice=advice)
+    path = Path(weights).expanduser()
+    if not os.path.isfile(path):
+        raise UserError(
+            f"loss.perceptual.weights is '{weights}', which is not a file. Give 'imagenet' or the path of a weight "
+            f"file of torchvision's {file.model} (.pth or .safetensors)."
+        )
+    return _verified(path, file)
+
+
+def search_folders(folder: Path | None = None) -> list[Path]:
+    """The folders that `find_weights` looks into, in its order."""
+    folders = [folder] if folder else []
     if os.environ.get("VQGAN_WEIGHTS_DIR"):
-        folders.append(Path(os.environ["VQGAN_WEIGHTS_DIR"]).expanduser())
-    for folder in folders:
-        if os.path.isfile(folder / file.name):
-            return _verified(folder / file.name, file)
-    reason = "downloading was not asked for"
-    if download:
-        try:
-            return _download(file, cache / file.name)
-        except (OSError, http.client.HTTPException) as error:
-            reason = f"{type(error).__name__}: {error}"
-    raise UserError(
-        f"The perceptual network '{net}' needs {file.name} ({file.megabytes:.1f} MB, SHA-256 {file.sha256}...), which "
-        f"is neither in {' nor in '.join(str(folder) for folder in folders)}, and could not be downloaded from "
-        f"{file.url} ({reason}). Fetch it on a machine with network and put it into one of these folders, or name a "
-        f"folder that holds it in the environment variable VQGAN_WEIGHTS_DIR, or set loss.perceptual.weights to its "
-        f"path; or train without it by dropping 'lpips' from loss.terms."
-    )
+        folders.append(Path(os.environ["VQGAN_WEIGHTS_DIR"]))
+    return [path.expanduser() for path in [*folders, _hub_cache()]]
 
 
-def load_trunk(net: str, path: Path) -> dict[str, Tensor]:
+def locate(name: str, folders: Iterable[Path]) -> Path | None:
+    """The first file of that name in WEIGHTS that lies in one of the folders, unchecked."""
+    paths = (folder / published for folder in folders for published in WEIGHTS[name].names)
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def check_file(path: Path, file: WeightFile) -> Check:
+    """Hash a file and compare it with its published prefix and with the hash recorded beside it; record it if new.
+
+    Raises:
+        UserError: the file, or what is recorded beside it, cannot be read.
+    """
+    digest = file_hash(path)
+    if path.name not in file.names:
+        return Check(digest, None)
+    advice = f"Delete it and fetch it again from {file.url}."
+    if not digest.startswith(file.sha256):
+        return Check(
+            digest,
+            f"{path} is damaged or not what its name says: its SHA-256 begins with {digest[:8]}, expected "
+            f"{file.sha256}. {advice}",
+        )
+    sidecar = path.with_name(f"{path.name}.sha256")
+    try:
+        recorded = sidecar.read_text(encoding="utf-8").split()[:1]
+    except FileNotFoundError:
+        _record(sidecar, digest, path.name)
+        return Check(digest, None)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{sidecar} cannot be read ({error}). Remove it; the next check writes it anew.") from error
+    if recorded != [digest]:
+        return Check(
+            digest,
+            f"{path} is not the file that was checked before: its SHA-256 is {digest}, but {sidecar.name} beside it "
+            f"says {' '.join(recorded) or 'nothing'}. {advice} Delete {sidecar.name}, too.",
+        )
+    return Check(digest, None)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits, computed now (about 1.5 GB/s).
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}). Mend its permissions or remove it.") from error
+
+
+def load_trunk(net: str, path: Path) -> "dict[str, Tensor]":
     """Convolution weights of a perceptual network under torchvision's names, `features.0.weight` and so on.
 
     Args:
-        net: key of `TRUNKS`.
+        net: one of `TRUNKS`.
         path: file of a whole torchvision model or of its features, as .safetensors or as .pth (read without pickle's
             ability to run code).
 
     Raises:
         UserError: unreadable file, or a tensor that is missing, unexpected or of the wrong shape.
     """
+    import torch
+    import torchvision
+
     file = _trunk_file(net)
-    loaded = _read(path)
+    found = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith("classifier.")}
     # On the meta device a model costs nothing and still knows all names and shapes.
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about slow initialisation, which does not happen here
         model = getattr(torchvision.models, file.model)(weights=None)
-    expected = {key: tensor.shape for key, tensor in model.state_dict().items() if key.startswith("features.")}
-    found = {key: tensor for key, tensor in loaded.items() if not key.startswith("classifier.")}
-    for key, shape in expected.items():
-        if key not in found:
-            close = difflib.get_close_matches(key, found.keys() - expected.keys(), n=3)
-            held = f"It holds {', '.join(close)} instead" if close else f"It holds {_listed(list(loaded))}"
-            raise UserError(f"{path} lacks '{key}' of torchvision's {file.model}. {held}; {_what_fits(file)}")
-        if found[key].shape != shape:
-            raise UserError(
-                f"{path} holds '{key}' in shape {tuple(found[key].shape)}, but torchvision's {file.model} has "
-                f"{tuple(shape)}; {_what_fits(file)}"
-            )
-    unexpected = sorted(found.keys() - expected.keys())
-    if unexpected:
-        raise UserError(f"{path} holds {_listed(unexpected)}, unknown to {file.model}; {_what_fits(file)}")
+    expected = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("features.")}
+    check_tensors(path, found, expected, owner=f"torchvision's {file.model}", file=file)
     return {key: found[key].float() for key in expected}
 
 
-def _trunk_file(net: str) -> TrunkFile:
+def read_weights(path: Path) -> "dict[str, Tensor]":
+    """Read a .safetensors file, or a .pth file without pickle's ability to run code, onto the CPU.
+
+    Raises:
+        UserError: unreadable, or not a plain table of named tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as a weight file ({type(error).__name__}: {error}).") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UserError(f"{path} is not a plain table of named tensors, as weights are published.")
+    return loaded
+
+
+def check_tensors(
+    path: Path, found: "dict[str, Tensor]", expected: "dict[str, Tensor]", *, owner: str, file: WeightFile
+) -> None:
+    """Compare names and shapes of what a file holds with what a network has; say in the log what was loaded.
+
+    Args:
+        path: the file, for messages.   found: its tensors.   expected: the network's.
+        owner: what the network is called.   file: a published file that fits.
+
+    Raises:
+        UserError: naming what is missing, unexpected or of the wrong shape.
+    """
+    fits = f"a file that fits is {file.name} from {file.url}."
+    missing = [key for key in expected if key not in found]
+    unexpected = [key for key in found if key not in expected]
+    if missing:
+        close = difflib.get_close_matches(missing[0], unexpected, n=3)
+        held = f"It holds {', '.join(close)} instead" if close else f"It holds {_listed(list(found)) or 'nothing'}"
+        raise UserError(f"{path} lacks {_listed(missing)} of {owner}. {held}; {fits}")
+    for key, tensor in expected.items():
+        if found[key].shape != tensor.shape:
+            raise UserError(
+                f"{path} holds '{key}' in shape {tuple(found[key].shape)}, but {owner} has {tuple(tensor.shape)}; "
+                f"{fits}"
+            )
+    if unexpected:
+        raise UserError(f"{path} holds {_listed(unexpected)}, unknown to {owner}; {fits}")
+    logger.info("%s: %d tensors loaded, 0 missing, 0 unexpected", path.name, len(expected))
+
+
+def _trunk_file(net: str) -> WeightFile:
     if net not in TRUNKS:
         raise UserError(f"loss.perceptual.net is '{net}'. Choose one of: {', '.join(TRUNKS)}.")
-    return TRUNKS[net]
+    return WEIGHTS[net]
 
 
-def _verified(path: Path, file: TrunkFile) -> Path:
-    """The path itself, once its hash is right; files under other names are the user's own word."""
-    if path.name == file.name:
+def _find(name: str, folders: list[Path], *, download: bool, advice: str = "") -> Path:
+    file = WEIGHTS[name]
+    if path := locate(name, folders):
+        return _verified(path, file)
+    reason = "downloading was not asked for"
+    if download:
+        target = next(filter(_can_hold, folders), folders[0]) / file.name
         try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error}). Mend its permissions or remove it.") from error
-        if not digest.startswith(file.sha256):
-            raise UserError(
-                f"{path} is damaged or not what its name says: its SHA-256 begins with {digest[:8]}, expected "
-                f"{file.sha256}. Delete it and fetch it again from {file.url}."
-            )
+            download_file(file.url, target, sha256=file.sha256, megabytes=file.megabytes)
+            return _verified(target, file)
+        except (OSError, http.client.HTTPException) as error:
+            reason = f"{type(error).__name__}: {error}"
+    raise UserError(
+        f"{file.name} ({file.purpose}; {file.megabytes:.1f} MB, SHA-256 {file.sha256}...) is not in "
+        f"{' nor in '.join(map(str, folders))}, and could not be downloaded from {file.url} ({reason}). On a machine "
+        f"with network run: vqgan weights fetch {name} --dir D. Then bring D here and name it in the environment "
+        f"variable VQGAN_WEIGHTS_DIR, or put the file into one of these folders{advice}."
+    )
+
+
+def _verified(path: Path, file: WeightFile) -> Path:
+    """The path itself, once its hash is right; files under other names are the user's own word."""
+    if path.name in file.names and (problem := check_file(path, file).problem):
+        raise UserError(problem)
     return path
 
 
-def _download(file: TrunkFile, target: Path) -> Path:
-    """Fetch a file beside its target, check it, and rename it, so that nobody ever sees a part of it."""
-    logger.info("Downloading %s (%.1f MB) to %s", file.url, file.megabytes, target)
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    digest = hashlib.sha256()
-    with _open(file.url) as source:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            total = int(file.megabytes * 1e6)
-            with (
-                part.open("xb") as stream,
-                tqdm(desc=file.name, total=total, unit="B", unit_scale=True, disable=None) as bar,
-            ):
-                while block := source.read(1 << 20):
-                    stream.write(block)
-                    digest.update(block)
-                    bar.update(len(block))
-            if not digest.hexdigest().startswith(file.sha256):
-                raise OSError(
-                    f"what came has SHA-256 {digest.hexdigest()[:8]}..., so the transfer or the source is bad"
-                )
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    return target
-
-
-def _open(url: str) -> IO[bytes]:
-    """Open a URL, or raise OSError within ANSWER_SECONDS.
-
-    The socket's own timeout covers neither name look-up nor a host with several addresses, hence the thread.
-    """
-    answer: queue.SimpleQueue[IO[bytes] | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answer.put(urllib.request.urlopen(url, timeout=STALL_SECONDS))
-        except Exception as error:  # handed to the caller, who knows what to do with it
-            answer.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
+def _record(sidecar: Path, digest: str, name: str) -> None:
     try:
-        result = answer.get(timeout=ANSWER_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} seconds") from None
-    if isinstance(result, Exception):
-        raise result
-    return result
+        atomic_write_text(sidecar, f"{digest}  {name}\n")
+    except OSError as error:  # a folder that others keep: the published prefix still guards the file
+        logger.debug("%s not written: %s", sidecar, error)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as a weight file ({type(error).__name__}: {error}).") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{path} is not a plain table of named tensors, as torchvision publishes its weights.")
-    return loaded
+def _hub_cache() -> Path:
+    """`torch.hub.get_dir()` / checkpoints; what torch would say where it is not imported yet."""
+    if "torch" in sys.modules:
+        import torch
+
+        return Path(torch.hub.get_dir()) / "checkpoints"
+    home = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return Path(os.environ.get("TORCH_HOME", home)) / "hub" / "checkpoints"
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether files can be put into a folder, made for them if need be."""
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _what_fits(file: TrunkFile) -> str:
-    return f"a file that fits is {file.name} from {file.url}."
