@@ -197,3 +197,13 @@ def test_quantizers_are_checked_by_name_and_argument() -> None:
         VQGAN(**TINY | {"quantizer": {"name": "vqq"}})
     with pytest.raises(UserError, match=r"no argument 'codebook_sise'.*codebook_size"):
         VQGAN(**TINY | {"quantizer": {"name": "vq", "args": {"codebook_sise": 8}}})
+
+
+def test_what_a_second_stage_asks_for(make_model: Callable[..., VQGAN]) -> None:
+    model = make_model()
+    assert (model.stride, model.codebook_size) == (4, 16)
+    assert model.bits_per_image(16, 24) == 4 * 6 * 4  # 16 codes are 4 bits
+    assert model.bits_per_image(17, 1) == 5 * 1 * 4  # padded to whole tokens
+    assert model.bits_per_image(17, 1) == model.encode(images_of(1, 3, 17, 1)).indices.numel() * 4
+    odd = make_model(quantizer={"name": "vq", "args": {"codebook_size": 12, "codebook_dim": 4}})
+    assert odd.bits_per_image(4, 4) == pytest.approx(3.5849625)  # log2(12)

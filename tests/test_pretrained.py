@@ -1,8 +1,9 @@
 """Models on disk: exports, checkpoint folders, run folders, damaged files, and what loading imports."""
 
+import hashlib
 import json
-import subprocess
-import sys
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from vqgan.errors import UserError
 from vqgan.model import VQGAN
-from vqgan.pretrained import load_weights, read_weights
+from vqgan.pretrained import hash_weights, load_weights, read_weights
+from vqgan.store import clean_leftovers
 
 SMALLEST: dict[str, Any] = {
     "image_size": 8,
@@ -264,14 +266,191 @@ def test_weights_are_read_from_a_file_or_any_folder(tmp_path: Path, export: Path
         assert same(model, smallest(seed))
 
 
-def test_loading_needs_torch_and_safetensors_only(export: Path) -> None:
-    script = (
-        "import sys; from vqgan.model import VQGAN; VQGAN.from_pretrained(sys.argv[1]); "
-        "heavy = {'lpips', 'kornia', 'accelerate', 'tensorboard', 'torchvision', 'omegaconf', 'webdataset', 'PIL'}; "
-        "print(sorted(heavy & sys.modules.keys()))"
-    )
-    root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(export)], capture_output=True, text=True, cwd=root, check=True
-    )
-    assert done.stdout.strip() == "[]"
+def test_every_load_is_counted(export: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="vqgan"):
+        VQGAN.from_pretrained(export)
+    count = len(smallest(1).state_dict())
+    assert caplog.messages == [f"loaded {count} tensors from {export / 'model.safetensors'}, 0 missing, 0 unexpected"]
+
+
+def test_missing_and_unexpected_are_both_counted() -> None:
+    tensors = smallest(1).state_dict()
+    fewer = {name: tensor for name, tensor in tensors.items() if not name.startswith("quant_conv")}
+    with pytest.raises(UserError, match=r"2 missing: quant_conv\.weight, quant_conv\.bias; 0 unexpected\."):
+        load_weights(smallest(2), fewer, what="a file")
+    with pytest.raises(UserError, match=r"0 missing; 1 unexpected: zzz\."):
+        load_weights(smallest(2), tensors | {"zzz": torch.zeros(1)}, what="a file")
+
+
+# README.md
+
+
+def test_the_card_names_the_files_hash_and_the_figures(tmp_path: Path) -> None:
+    smallest(1).save_pretrained(tmp_path / "m", metadata={"step": 7, "validation": {"val/ema/psnr": 20.5}})
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert hashlib.sha256((tmp_path / "m" / "model.safetensors").read_bytes()).hexdigest() in text
+    assert "| `val/ema/psnr` | 20.5 |" in text
+    assert 'from_pretrained("m")' in text
+    assert "| bits per image | 48 at 8 x 8 pixels |" in text
+    assert str(tmp_path) not in text
+
+
+def test_our_card_is_renewed_with_the_weights(export: Path) -> None:
+    first = (export / "README.md").read_text()
+    smallest(2).save_pretrained(export, license="mit")
+    second = (export / "README.md").read_text()
+    assert hashlib.sha256((export / "model.safetensors").read_bytes()).hexdigest() in second
+    assert first != second
+    assert sorted(entry.name for entry in export.parent.iterdir()) == ["export"]
+
+
+@pytest.mark.parametrize("edited", ["# Mine\n", "{card}\nThank you.\n"])
+def test_a_users_card_stays_and_the_export_still_loads(
+    export: Path, edited: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    readme = export / "README.md"
+    text = edited.replace("{card}", readme.read_text())
+    readme.write_text(text)
+    assert same(VQGAN.from_pretrained(export), smallest(1))
+    smallest(2).save_pretrained(export)
+    assert readme.read_text() == text
+    assert f"{readme} is not ours, or was edited" in caplog.text
+    assert same(VQGAN.from_pretrained(export), smallest(2))
+
+
+def test_a_card_that_was_removed_comes_back(export: Path) -> None:
+    (export / "README.md").unlink()
+    assert same(VQGAN.from_pretrained(export), smallest(1))
+    smallest(1).save_pretrained(export)
+    assert (export / "README.md").is_file()
+
+
+def test_a_bad_license_changes_nothing(export: Path) -> None:
+    before = {entry.name: entry.read_bytes() for entry in export.iterdir()}
+    with pytest.raises(UserError, match="license"):
+        smallest(2).save_pretrained(export, license="no such words")
+    assert {entry.name: entry.read_bytes() for entry in export.iterdir()} == before
+    assert sorted(entry.name for entry in export.parent.iterdir()) == ["export"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_kill_at_any_moment_leaves_a_whole_export_and_its_card(tmp_path: Path, faults: Any, own: bool) -> None:
+    folder, new = tmp_path / "m", smallest(2)
+
+    def start_again() -> None:
+        shutil.rmtree(tmp_path)
+        smallest(1).save_pretrained(folder)
+        if not own:
+            (folder / "README.md").write_text("# Mine")
+
+    start_again()
+    seen = set()
+    for at in range(faults.count(lambda: new.save_pretrained(folder))):
+        start_again()
+        faults.killed(lambda: new.save_pretrained(folder), at)
+        seen.add(VQGAN.from_pretrained(folder).weights_hash())
+        clean_leftovers(tmp_path)
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        text = (folder / "README.md").read_text()
+        assert digest in text if own else text == "# Mine"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
+    assert seen == {smallest(1).weights_hash(), new.weights_hash()}
+
+
+# Metadata
+
+
+def test_metadata_goes_along(tmp_path: Path) -> None:
+    known = {"weights": "raw", "step": 7, "validation": {"val/raw/psnr": 20.5}}
+    smallest(1).save_pretrained(tmp_path / "a", metadata=known)
+    model = VQGAN.from_pretrained(tmp_path / "a")
+    assert model.metadata == known
+    model.metadata["step"] = 8  # a copy
+    model.save_pretrained(tmp_path / "b")
+    assert VQGAN.from_pretrained(tmp_path / "b").metadata == known
+    model.save_pretrained(tmp_path / "c", metadata={})
+    assert VQGAN.from_pretrained(tmp_path / "c").metadata == {}
+    assert smallest(1).metadata == {}
+
+
+def test_metadata_of_other_weights_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    smallest(1).save_pretrained(tmp_path / "a", metadata={"step": 7})
+    model = VQGAN.from_pretrained(tmp_path / "a")
+    with torch.no_grad():
+        model.last_layer[0, 0, 0, 0] += 1
+    model.save_pretrained(tmp_path / "b")
+    assert VQGAN.from_pretrained(tmp_path / "b").metadata == {}
+    assert "the weights have changed" in caplog.text
+
+
+def test_a_checkpoint_knows_its_step_and_its_kind(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "step_0000010", raw=smallest(1), ema=smallest(2))
+    assert VQGAN.from_pretrained(tmp_path / "step_0000010").metadata == {"weights": "ema"}
+    (tmp_path / "step_0000010" / "state.json").write_text('{"step": 10, "images": 80}')
+    assert VQGAN.from_pretrained(tmp_path / "step_0000010").metadata == {"weights": "ema", "step": 10}
+    model = VQGAN.from_pretrained(tmp_path / "step_0000010", weights="raw")
+    model.save_pretrained(tmp_path / "raw")
+    again = VQGAN.from_pretrained(tmp_path / "raw", weights="raw")  # it still says what it is
+    assert again.metadata == {"weights": "raw", "step": 10}
+    assert same(again, smallest(1))
+
+
+# The hash of a model
+
+
+def test_the_hash_of_a_tiny_model_by_hand() -> None:
+    tensors = {"b": torch.tensor([1, 2], dtype=torch.uint8), "a": torch.tensor([[1.0]])}
+    text = b'[{"x":[1,0.5]},[["a","torch.float32",[1,1]],["b","torch.uint8",[2]]]]\n' + b"\x00\x00\x80\x3f\x01\x02"
+    assert hash_weights({"x": (1.0, 0.5)}, tensors) == hashlib.sha256(text).hexdigest()
+
+
+def test_one_model_has_one_hash_wherever_it_lies(tmp_path: Path) -> None:
+    model = smallest(1)
+    write_checkpoint(tmp_path / "run" / "checkpoints" / "step_0000010", raw=smallest(2), ema=model)
+    hashes = {
+        VQGAN.from_pretrained(tmp_path / "run").weights_hash(),
+        VQGAN.from_pretrained(tmp_path / "run" / "checkpoints" / "step_0000010").weights_hash(),
+    }
+    model.save_pretrained(tmp_path / "run" / "best", metadata={"step": 10})
+    hashes |= {VQGAN.from_pretrained(tmp_path / "run").weights_hash(), model.weights_hash()}
+    edit_weights(tmp_path / "run" / "best", lambda tensors: tensors.update(dict(reversed(list(tensors.items())))))
+    hashes |= {
+        VQGAN.from_pretrained(tmp_path / "run" / "best").weights_hash(),
+        smallest(1).to(memory_format=torch.channels_last).weights_hash(),
+        smallest(1).train().requires_grad_(False).weights_hash(),
+    }
+    assert len(hashes) == 1
+    assert VQGAN.from_pretrained(tmp_path / "run", weights="raw").weights_hash() == smallest(2).weights_hash()
+
+
+def test_the_hash_ignores_how_a_number_is_written() -> None:
+    torch.manual_seed(1)
+    args: dict[str, Any] = {"codebook_size": 8, "codebook_dim": 4, "commitment_weight": 1}
+    whole = VQGAN(**SMALLEST | {"dropout": 0, "quantizer": {"name": "vq", "args": args}})
+    torch.manual_seed(1)
+    args = args | {"commitment_weight": 1.0}
+    assert VQGAN(**SMALLEST | {"quantizer": {"name": "vq", "args": args}}).weights_hash() == whole.weights_hash()
+
+
+def test_any_weight_changes_the_hash() -> None:
+    model = smallest(1)
+    seen = {model.weights_hash()}
+    for tensor in model.state_dict().values():
+        first = tensor.flatten()[0].item()
+        tensor.view(-1)[0] = first + 1
+        seen.add(model.weights_hash())
+        tensor.view(-1)[0] = first
+    assert len(seen) == 1 + len(model.state_dict())
+    assert model.weights_hash() in seen
+
+
+def test_any_argument_and_the_precision_change_the_hash() -> None:
+    model = smallest(1)
+    tensors, config = model.state_dict(), model.config
+    seen = {hash_weights(config, tensors), hash_weights(config, {n: t.double() for n, t in tensors.items()})}
+    for key in config:
+        seen.add(hash_weights(config | {key: "other"}, tensors))
+    for key in config["quantizer"]["args"]:
+        other = {"name": "vq", "args": config["quantizer"]["args"] | {key: "other"}}
+        seen.add(hash_weights(config | {"quantizer": other}, tensors))
+    assert len(seen) == 2 + len(config) + len(config["quantizer"]["args"])

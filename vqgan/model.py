@@ -4,6 +4,9 @@ Shapes: images and recon (B, C, H, W) in [-1, 1]; z and z_q (B, D, h, w) with h 
 """
 
 import copy
+import logging
+import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,26 +15,30 @@ from typing import Any, NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vqgan.errors import UserError
+from vqgan.hub import upload
+from vqgan.model_card import README, model_card
 from vqgan.networks.autoencoder import Decoder, Encoder, Variant
 from vqgan.parts import check_part
 from vqgan.pretrained import (
     EXPORT_CONFIG,
     RAW_WEIGHTS,
-    SCHEMA_VERSION,
     Weights,
     find_model,
     fit_weights,
+    hash_weights,
     load_weights,
-    read_export_config,
     read_weights,
+    write_export,
 )
 from vqgan.quantizers import QUANTIZERS
 from vqgan.quantizers.base import QuantizerOutput
-from vqgan.store import write_folder, write_json, write_tensors
 
 __all__ = ["VQGAN", "VQGANOutput", "evaluating", "load_weights", "pad_to_stride", "read_weights"]
+
+logger = logging.getLogger(__name__)
 
 
 class VQGANOutput(NamedTuple):
@@ -39,6 +46,11 @@ class VQGANOutput(NamedTuple):
     quantized: QuantizerOutput
     z: Tensor  # (B, D, h, w), encoder vectors before quantization, detached
     features: Tensor  # (B, ch, H, W), what the last layer saw, detached
+
+
+class Origin(NamedTuple):
+    metadata: dict[str, Any]  # of the folder that the weights came from
+    weights_hash: str  # of the weights that it speaks of
 
 
 class VQGAN(nn.Module):
@@ -102,11 +114,34 @@ class VQGAN(nn.Module):
         self.quant_conv = nn.Conv2d(z_channels, self.quantize.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(self.quantize.codebook_dim, z_channels, 1)
         self._config = shape | {"quantizer": {"name": name, "args": args}}
+        self._origin: Origin | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         """Constructor arguments, as JSON takes them: `VQGAN(**model.config)` is the same architecture."""
         return copy.deepcopy(self._config)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the folder it was loaded from says about the weights: step, raw or averaged, validation; {} if new."""
+        return copy.deepcopy(self._origin.metadata) if self._origin else {}
+
+    @property
+    def codebook_size(self) -> int:
+        """K: indices lie in [0, K)."""
+        return self.quantize.codebook_size
+
+    def bits_per_image(self, height: int, width: int) -> float:
+        """Bits that the indices of a height x width image take: h * w * log2(K), both sides rounded up to tokens."""
+        return math.ceil(height / self.stride) * math.ceil(width / self.stride) * math.log2(self.codebook_size)
+
+    def weights_hash(self) -> str:
+        """SHA-256, in hex, of weights and architecture; see `vqgan.pretrained.hash_weights`.
+
+        It is the same for the run, the checkpoint and the export that hold the same weights, on any device, and another
+        one if any weight or constructor argument differs: token files name their model by it.
+        """
+        return hash_weights(self._config, self.state_dict())
 
     @property
     def last_layer(self) -> Tensor:
@@ -171,53 +206,76 @@ class VQGAN(nn.Module):
         height, width = images.shape[-2:]
         return recon[..., :height, :width].clamp(-1, 1)
 
-    def save_pretrained(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write an export: `config.json` and `model.safetensors`, complete or not at all.
+    def save_pretrained(
+        self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None, license: str | None = None
+    ) -> None:
+        """Write an export: `config.json`, `model.safetensors` and `README.md`, a model card; complete or not at all.
+
+        A `README.md` that is not ours, or was edited, is left as it is.
 
         Args:
             folder: new, empty, or an earlier export, which is replaced.
             metadata: anything JSON takes, kept in `config.json`; `{"weights": "raw"}` marks weights without averaging.
+                None: what the model was loaded with, if its weights are still the same.
+            license: for the card: an identifier such as "mit". None leaves a line to fill in.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: the folder holds something else, or the license is no identifier.
         """
-        folder = Path(folder)
-        if (folder / EXPORT_CONFIG).is_file():
-            read_export_config(folder)  # someone else's config.json is refused here
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder}: exists and is no exported model; it is left alone. Choose another folder.")
-        config = {
-            "schema_version": SCHEMA_VERSION,
-            "class": "VQGAN",
-            "args": self.config,
-            "input_range": [-1, 1],
-            "metadata": dict(metadata or {}),
-        }
+        self._export(Path(folder), Path(folder).resolve().name, metadata, license)
 
-        def write(temporary: Path) -> None:
-            write_json(temporary / EXPORT_CONFIG, config)
-            write_tensors(temporary / RAW_WEIGHTS, self.state_dict())
-
-        write_folder(folder, write)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, weights: Weights = "ema", device: str | torch.device = "cpu") -> Self:
-        """Load a model in evaluation mode from an export, a checkpoint folder or a run folder.
-
-        Config and weights are checked against each other before the model is allocated.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Upload an export to the Hugging Face Hub; returns its URL. Needs huggingface_hub.
 
         Args:
-            path: see `vqgan.pretrained.find_model`.
+            repo_id: `owner/name`; created where it is missing.
+            private: whether others may not see it, if it is created; None: as the owner's settings say.
+            token: with the right to write; None: the one of `hf auth login` or HF_TOKEN.
+            metadata, license: see `save_pretrained`.
+
+        Raises:
+            UserError: no such right, no network, or not an id.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "export"
+            self._export(folder, repo_id, metadata, license)
+            return upload(folder, repo_id, [EXPORT_CONFIG, RAW_WEIGHTS, README], private=private, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        weights: Weights = "ema",
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+    ) -> Self:
+        """Load a model in evaluation mode from an export, a checkpoint folder, a run folder or the Hugging Face Hub.
+
+        Config and weights are checked against each other before the model is allocated. Needs torch and safetensors;
+        for a hub id, huggingface_hub.
+
+        Args:
+            path: a folder, or `owner/name` on the hub; see `vqgan.pretrained.find_model`.
             weights: "ema", the averaged ones where there are any, or "raw".
             device: where the model goes.
+            revision: branch, tag or commit on the hub.
 
         Raises:
             UserError: no model there, or one whose config or weights do not fit.
         """
-        files = find_model(path, weights=weights)
+        files = find_model(path, weights=weights, revision=revision)
         try:
             check_part("model", "VQGAN", files.args, {"VQGAN": VQGAN})
-            with torch.device("meta"):
+            with torch.device("meta"), _Unset():
                 skeleton = cls(**files.args)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
@@ -226,7 +284,37 @@ class VQGAN(nn.Module):
         tensors = fit_weights(skeleton.state_dict(), read_weights(files.weights), what=str(files.weights))
         model = cls(**files.args)
         model.load_state_dict(tensors)
+        model._origin = Origin(files.metadata, model.weights_hash())
         return model.to(device).eval()
+
+    def _export(self, folder: Path, name: str, metadata: Mapping[str, Any] | None, license: str | None) -> None:
+        known = self._known_metadata() if metadata is None else metadata
+        size = self._config["image_size"]
+
+        def card(sha256: str) -> str:
+            return model_card(
+                name=name,
+                args=self._config,
+                stride=self.stride,
+                codebook_size=self.codebook_size,
+                codebook_dim=self.quantize.codebook_dim,
+                parameters=sum(parameter.numel() for parameter in self.parameters()),
+                bits=self.bits_per_image(size, size),
+                metadata=known,
+                sha256=sha256,
+                license=license,
+            )
+
+        write_export(folder, self._config, known, self.state_dict(), card=card)
+
+    def _known_metadata(self) -> dict[str, Any]:
+        """Metadata that is true of the weights as they are now."""
+        if self._origin is None or not self._origin.metadata:
+            return {}
+        if self._origin.weights_hash != self.weights_hash():
+            logger.warning("the weights have changed since they were loaded: their old metadata is left out.")
+            return {}
+        return self.metadata
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.channels or not images.is_floating_point():
@@ -250,6 +338,15 @@ def pad_to_stride(images: Tensor, stride: int) -> Tensor:
 def _quantizer_part(name: str, args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """Name and complete arguments: defaults are written out, so that a saved model does not change when they do."""
     return name, check_part("quantizer", name, args or {}, QUANTIZERS)
+
+
+class _Unset(TorchFunctionMode):
+    """Weights are not set to random numbers in this block: doing so without storage makes torch import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

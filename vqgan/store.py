@@ -19,8 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -206,11 +204,17 @@ def _recover(final: Path) -> None:
 
 def _remove_if_stale(entry: Path) -> None:
     match = re.fullmatch(r"\.(?:tmp|trash)-.+-(\d{1,9})", entry.name)
-    if match and (int(match[1]) in (UNDER_LOCK, os.getpid()) or not psutil.pid_exists(int(match[1]))):
+    if match and (int(match[1]) in (UNDER_LOCK, os.getpid()) or not _is_running(int(match[1]))):
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
             os.unlink(entry)
+
+
+def _is_running(pid: int) -> bool:
+    import psutil  # here, because reading and writing models does without it
+
+    return psutil.pid_exists(pid)
 
 
 def _manifest_text(body: Mapping[str, Any]) -> str:
