@@ -57,7 +57,7 @@ class GeneratorLoss(nn.Module):
         adversarial: str = "hinge",
         disc_weight: float = 0.8,
         adaptive: bool = True,
-        max_weight: float = 10.0,
+        max_weight: float = 1.0,
     ) -> None:
         super().__init__()
         # A plain dict hides the perceptual network from nn.Module, and so from every checkpoint.

@@ -168,8 +168,8 @@ class LossConfig:
     """Factor of the generator's GAN loss, on top of the adaptive weight; 0 switches the GAN off."""
     adaptive: bool = True
     """Balance the GAN loss by gradient norms at the last layer (eq. 7); false: `disc_weight` alone."""
-    max_weight: float = 10.0
-    """Cap of the adaptive weight (1e4 in the taming recipe)."""
+    max_weight: float = 1.0
+    """Cap of the adaptive weight; docs/training.md says why so low (1e4 in the taming recipe)."""
     disc_start: int | str = 0
     """First step that trains the discriminator."""
     gan_start: int | str = 30_000

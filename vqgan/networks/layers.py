@@ -4,6 +4,8 @@ Every block maps (B, C, H, W) to (B, C', H', W') and keeps the memory format: ch
 Attribute names are those of taming-transformers, so that public weights map by key.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,12 +15,29 @@ from vqgan.errors import UserError
 NORM_GROUPS = 32
 
 
+class Statistics(NamedTuple):
+    """Mean and variance of every group of an input, (B, groups) each."""
+
+    mean: Tensor
+    var: Tensor
+
+
 class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm that also takes one value per group, which is what 32 channels of a 1x1 latent are."""
+    """nn.GroupNorm that also takes one value per group, which is what 32 channels of a 1x1 latent are.
+
+    Statistics other than the input's own can be laid down for a while, see `vqgan.networks.statistics`.
+    """
+
+    statistics: Statistics | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        if self.statistics is None:
+            return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        repeats = self.num_channels // self.num_groups
+        mean, var = (value.repeat_interleave(repeats, dim=1)[..., None, None] for value in self.statistics)
+        scale = self.weight[:, None, None] * torch.rsqrt(var + self.eps)  # (B, C, 1, 1)
+        return torch.addcmul(self.bias[:, None, None] - mean * scale, x, scale)
 
 
 def group_norm(channels: int) -> GroupNorm:
