@@ -11,6 +11,8 @@ from typing import Any, Literal
 from vqgan.errors import UserError
 from vqgan.values import show
 
+VALIDATION_METRICS = ("psnr", "ssim", "lpips", "rfid", "is", "usage")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartConfig:
@@ -224,6 +226,8 @@ class TrainConfig:
     """Interval of validation; it also runs at step 0 and at the end."""
     val_images: int = 2_000
     """Most validation images looked at each time; a fixed, evenly spread choice."""
+    validate_metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim", "lpips", "usage"])
+    """What validation reports, of VALIDATION_METRICS; rfid and is need Inception weights and take their time."""
     checkpoint_every: int | str = 2_000
     """Interval of checkpoints; one is also written at the end and on a signal."""
     keep_last: int = 2
@@ -246,6 +250,9 @@ class TrainConfig:
         _check(0 <= self.min_lr_share <= 1, "train.min_lr_share", self.min_lr_share, "a share in [0, 1]")
         _check(self.clip_norm is None or self.clip_norm > 0, "train.clip_norm", self.clip_norm, "a positive number")
         _check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a share in [0, 1)")
+        strangers = [name for name in self.validate_metrics if name not in VALIDATION_METRICS]
+        choice = f"some of {', '.join(VALIDATION_METRICS)}"
+        _check(not strangers, "train.validate_metrics", strangers, choice)
         _check(self.val_images >= 1, "train.val_images", self.val_images, "1 or more")
         _check(self.keep_last >= 1, "train.keep_last", self.keep_last, "1 or more")
 

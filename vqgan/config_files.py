@@ -31,6 +31,7 @@ RESUMABLE = frozenset(
         "train.max_steps",
         "train.device",
         "train.validate_every",
+        "train.validate_metrics",
         "train.checkpoint_every",
         "train.keep_last",
         "train.keep_every",

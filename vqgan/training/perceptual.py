@@ -1,8 +1,8 @@
 """The LPIPS network of a run: which weights, from where, and what its values may be called."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -13,6 +13,8 @@ from vqgan.config import LossConfig
 from vqgan.errors import UserError
 from vqgan.training.run import memory_format
 from vqgan.weights import find_trunk, load_trunk
+
+Loaded = TypeVar("Loaded")
 
 WARNING = """\
 ************************************************************************************************************
@@ -51,12 +53,15 @@ def load_perceptual(loss: LossConfig, accelerator: Accelerator) -> Perceptual:
     trunk, warning = None, None
     description = f"{net}, random backbone (as the config asks)"
     if weights != "random":
-        trunk, description, problem = _load_together(net, weights, accelerator)
+        loaded, problem = load_together(lambda: _load_trunk(net, weights), accelerator)
         if problem is not None:
             if not loss.perceptual.random_if_missing or weights != "imagenet":
                 raise UserError(problem)
             warning = WARNING.format(net=net, reason=problem.replace("\n", " "))
             description = f"{net}, random backbone: the ImageNet weights could not be had"
+        else:
+            assert loaded is not None
+            trunk, description = loaded
     network = LPIPS(net, trunk).to(accelerator.device)
     network = network.to(memory_format=memory_format(accelerator.device))
     name = "lpips" if trunk is not None else "lpips_random"
@@ -64,19 +69,25 @@ def load_perceptual(loss: LossConfig, accelerator: Accelerator) -> Perceptual:
     return Perceptual(network, name, description, identity, warning)
 
 
-def _load_together(
-    net: str, weights: str, accelerator: Accelerator
-) -> tuple[Mapping[str, Tensor] | None, str, str | None]:
-    """Weights and description on every process, or on none; then also the first reason."""
-    trunk, description, problem = None, "", None
+def load_together(load: Callable[[], Loaded], accelerator: Accelerator) -> tuple[Loaded | None, str | None]:
+    """What `load` gives, on every process, or None on every process and the first reason; entered by all.
+
+    One process per machine goes first, so that a download happens once.
+    """
+    loaded, problem = None, None
     with accelerator.local_main_process_first():
         try:  # in here: an error that left the block would skip the barrier at its end, where the others wait
-            path = find_trunk(net, weights)
-            trunk, description = load_trunk(net, path), f"{net}, {path.name}"
+            loaded = load()
         except UserError as error:
             problem = str(error)
     problems = [reason for reason in gather_object([problem]) if reason is not None]
-    return (None, "", problems[0]) if problems else (trunk, description, None)
+    return (None, problems[0]) if problems else (loaded, None)
+
+
+def _load_trunk(net: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
+    """Weights and their description."""
+    path = find_trunk(net, weights)
+    return load_trunk(net, path), f"{net}, {path.name}"
 
 
 def _digest(trunk: Mapping[str, Tensor]) -> str:

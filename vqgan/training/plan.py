@@ -15,11 +15,13 @@ from vqgan.data.loader import BadFile
 from vqgan.data.sampler import micro_batch_size
 from vqgan.durations import resolve
 from vqgan.errors import UserError
+from vqgan.metrics.inception import InceptionFeatures
 from vqgan.model import read_weights
 from vqgan.run_folder import RunFolder
 from vqgan.training.checkpoint import was_saved
 from vqgan.training.checks import check_config
 from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
+from vqgan.training.feature_metrics import load_inception
 from vqgan.training.perceptual import Perceptual, load_perceptual
 from vqgan.training.processes import done_by_main, make_accelerator
 
@@ -38,6 +40,8 @@ class Plan:
     datasets: Datasets
     folder: RunFolder
     perceptual: Perceptual
+    inception: InceptionFeatures | None
+    """Network of rfid and is, where validation reports them."""
     micro_batch: int
     """Images per process and forward pass."""
     origin: dict[str, Any]
@@ -88,6 +92,7 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
     bad = find_bad_headers(datasets, config.data)
     panel, bad_in_panel = panel_images(config, datasets.val)
     perceptual = load_perceptual(config.loss, accelerator)
+    inception = load_inception(config.train.validate_metrics, config.data.channels, accelerator)
     begins = not done_by_main(lambda: was_saved(folder), main=accelerator.is_main_process)
     return Plan(
         given=config,
@@ -97,6 +102,7 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
         datasets=datasets,
         folder=folder,
         perceptual=perceptual,
+        inception=inception,
         micro_batch=micro_batch,
         origin={
             **datasets.fingerprint(),

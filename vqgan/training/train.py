@@ -14,11 +14,13 @@ from vqgan.allocator import keep_freed_memory
 from vqgan.config import Config
 from vqgan.config_files import to_yaml
 from vqgan.durations import schedule_lines
+from vqgan.metrics.frechet import few_images_warning
 from vqgan.model import load_weights
 from vqgan.run_folder import RunLock
 from vqgan.store import atomic_write_text, write_json
 from vqgan.training.bad_files import BadFiles
 from vqgan.training.datasets import training_batches, validation_batches
+from vqgan.training.feature_metrics import FeatureMetrics
 from vqgan.training.loop import Loop
 from vqgan.training.plan import Plan, make_plan
 from vqgan.training.resume import restore, save
@@ -106,6 +108,8 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
         perceptual=plan.perceptual.network,
         perceptual_name=plan.perceptual.name,
         first_term=next(iter(config.loss.terms)),
+        metrics=config.train.validate_metrics,
+        features=feature_metrics(plan),
     )
     batches = training_batches(
         config,
@@ -149,3 +153,16 @@ def describe(plan: Plan) -> None:
         "perceptual_warning": plan.perceptual.warning,
     }
     write_json(folder.environment, environment)
+
+
+def feature_metrics(plan: Plan) -> FeatureMetrics | None:
+    """Collector for rfid and is, where validation reports them; says so where they mean little."""
+    if plan.inception is None:
+        return None
+    count = min(len(plan.datasets.val), plan.config.train.val_images)
+    warning = few_images_warning(count)
+    if warning is not None:
+        plan.say(f"  {warning}")
+    return FeatureMetrics(
+        plan.config.train.validate_metrics, plan.inception, count=count, rank=plan.rank, processes=plan.processes
+    )

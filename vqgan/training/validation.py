@@ -7,7 +7,7 @@ Shapes: images, recon (B, C, H, W) in [-1, 1]; counts (K,) hits per code.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from vqgan.data.loader import Batch
 from vqgan.metrics.codebook import perplexity, usage
 from vqgan.metrics.image import psnr, ssim
 from vqgan.model import VQGAN, evaluating
+from vqgan.training.feature_metrics import FeatureMetrics
 from vqgan.training.processes import sum_over_processes
 
 SMALLEST_SSIM_SIDE = 11  # its window; smaller images leave the value out
@@ -44,6 +45,8 @@ class Validator:
         perceptual_name: name its values get: lpips, or lpips_random for a random trunk.
         first_term: a key of TERMS, measured where there is no perceptual network, so that there is always a value
             of which less is better.
+        metrics: what to report; the value that chooses the best model is always there.
+        features: collects for rfid and is, or None.
     """
 
     def __init__(
@@ -54,7 +57,10 @@ class Validator:
         perceptual: LPIPS | None,
         perceptual_name: str,
         first_term: str,
+        metrics: Collection[str] = ("psnr", "ssim", "lpips", "usage"),
+        features: FeatureMetrics | None = None,
     ) -> None:
+        self.metrics, self.features = metrics, features
         self.batches, self.device, self.perceptual = batches, device, perceptual
         self.perceptual_name, self.first_term = perceptual_name, first_term
         self.chooses_best = f"val/ema/{perceptual_name if perceptual is not None else first_term}"
@@ -70,8 +76,12 @@ class Validator:
         counts = {
             name: torch.zeros(model.quantize.codebook_size, dtype=torch.float64) for name, model in models.items()
         }
+        if self.features is not None:
+            self.features.begin(list(models))
         for batch in self.batches():
             images = batch.images.to(self.device)
+            if self.features is not None:
+                self.features.add_images(images)
             for name, model in models.items():
                 with evaluating(model):
                     output = model.forward(images)  # not compiled: batches vary in size
@@ -82,18 +92,24 @@ class Validator:
                 sums[name][3] += len(images)
                 hits = torch.bincount(output.quantized.indices.flatten(), minlength=len(counts[name]))
                 counts[name] += hits.cpu().double()
+                if self.features is not None:
+                    self.features.add(name, recon)
 
         values = {}
+        of_features = self.features.values(self.device) if self.features is not None else {}
         for name in models:
             sums[name] = sum_over_processes(sums[name], self.device)
             counts[name] = sum_over_processes(counts[name], self.device)
             means = (sums[name][:3] / sums[name][3]).tolist()
             distance = self.perceptual_name if self.perceptual is not None else self.first_term
             for metric, value in zip(("psnr", "ssim", distance), means, strict=True):
-                if math.isfinite(value):  # SSIM is undefined (NaN) below its window
+                wanted = metric in self.metrics or metric == distance
+                if wanted and math.isfinite(value):  # SSIM is undefined (NaN) below its window
                     values[f"val/{name}/{metric}"] = value
-            values[f"val/{name}/usage"] = float(usage(counts[name]))
-            values[f"val/{name}/perplexity"] = float(perplexity(counts[name]))
+            if "usage" in self.metrics:
+                values[f"val/{name}/usage"] = float(usage(counts[name]))
+                values[f"val/{name}/perplexity"] = float(perplexity(counts[name]))
+            values |= {f"val/{name}/{metric}": value for metric, value in of_features.get(name, {}).items()}
         return Validation(values, counts)
 
     def _ssim(self, images: Tensor, recon: Tensor) -> Tensor:
