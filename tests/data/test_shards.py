@@ -105,3 +105,43 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_shards("s-{10..11}.tar")
     with pytest.raises(UserError, match="unbalanced braces"):
         find_shards("s-{10..11.tar")
+
+
+def test_sidecars_of_a_sample(make_tar: MakeTar) -> None:
+    odd = os.fsdecode(b"\xff.png")
+    first = {
+        "7.jpg": b"x",
+        "7.cls": b"old",
+        "./7.cls": b"1",
+        "7.xml": b"x",
+        "d/7.jpg": b"x",
+        "d/7.txt": b"two",
+        ".7.txt": b"x",
+    }
+    second = {
+        "8.left.png": b"x",
+        "8.right.png": b"x",
+        "8.json": b"{}",
+        "8.right.cls": b"3",
+        odd: b"x",
+        odd[:-3] + "txt": b"4",
+    }
+    source = ShardSource("s", [make_tar("sub/s-0.tar", first), make_tar("s-1.tar", second)])
+    found = {source.key(index): source.sidecars(index) for index in range(len(source))}
+    assert found == {
+        "s-1.tar/8.left.png": {"json": b"{}"},
+        "s-1.tar/8.right.png": {"json": b"{}", "cls": b"3"},
+        f"s-1.tar/{odd}": {"txt": b"4"},
+        "sub/s-0.tar/7.jpg": {"cls": b"1"},
+        "sub/s-0.tar/d/7.jpg": {"txt": b"two"},
+    }
+
+
+def test_sidecars_are_looked_for_only_where_there_are_any(make_tar: MakeTar) -> None:
+    source = ShardSource("s", [make_tar("s.tar", {"1.png": b"x", "1.xml": b"y"})])
+    os.unlink(make_tar("s.tar", {}))
+    assert source.sidecars(0) == {}
+    source = ShardSource("s", [path := make_tar("s.tar", {"1.png": b"x", "1.txt": b"y"})])
+    path.write_bytes(b"no tar")
+    with pytest.raises(UserError, match=r"s\.tar' is not a complete tar file"):
+        source.sidecars(0)

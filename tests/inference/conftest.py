@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
-from vqgan.inference.reconstruct import reconstruct
+from vqgan.inference import judges, scores
+from vqgan.inference.reconstruct import Options, reconstruct
+from vqgan.metrics.inception import InceptionOutput
 from vqgan.model import VQGAN
 
 
@@ -88,9 +91,8 @@ def run(model: Path) -> Callable[..., int]:
     """`reconstruct` on the CPU, with the command's defaults and the RGB model."""
 
     def call(source: object, output: Path, **options: Any) -> int:
-        defaults = {"model": model, "size": None, "side_by_side": False, "device": "cpu", "batch_size": 1}
-        arguments: dict[str, Any] = defaults | options
-        return reconstruct(arguments.pop("model"), str(source), output, **arguments)
+        chosen = str(options.pop("model", model))
+        return reconstruct(chosen, str(source), output, Options(**({"device": "cpu"} | options)))
 
     return call
 
@@ -113,3 +115,33 @@ def load() -> Callable[[Path], np.ndarray]:
 def files() -> Callable[[Path], list[str]]:
     """Relative paths of all files below a folder, sorted."""
     return lambda folder: sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+class CheapFeatures:
+    """In place of the Inception network: 8 features and 5 logits of an image, the means of its parts."""
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        self.path = path
+
+    def __call__(self, images: torch.Tensor) -> InceptionOutput:
+        assert images.dtype == torch.uint8 and images.shape[1] in (1, 3)
+        parts = torch.nn.functional.adaptive_avg_pool2d(images.double().mean(dim=1, keepdim=True) / 255, (2, 4))
+        features = parts.flatten(1).float()
+        return InceptionOutput(features, 20 * features[:, :5])
+
+
+@pytest.fixture
+def cheap_networks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights are found for `--lpips squeeze` (random ones) and Inception (see `CheapFeatures`); their folder."""
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk: torch.nn.Module = torchvision.models.squeezenet1_1(weights=None).features
+    torch.save(trunk.state_dict(prefix="features."), folder / "s.pth")
+    (folder / "i.pth").write_bytes(b"abc")
+    files = {"squeeze": folder / "s.pth", "inception": folder / "i.pth"}
+    monkeypatch.setattr(judges, "find_weights", lambda name, folder=None: files[name])
+    monkeypatch.setattr(judges, "InceptionFeatures", CheapFeatures)
+    monkeypatch.setattr(scores, "FEATURES", 8)
+    monkeypatch.setattr(scores, "CLASSES", 5)
+    return folder

@@ -10,8 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from vqgan.data.decode import decode
 from vqgan.errors import UserError
-from vqgan.inference.outputs import name_outputs, refuse_to_overwrite, write_image
+from vqgan.inference.outputs import (
+    clean_up,
+    encode_png,
+    name_outputs,
+    refuse_inputs,
+    refuse_to_overwrite,
+    write_image,
+)
 
 
 def names(*keys: str, suffix: str = ".png") -> list[str]:
@@ -67,7 +75,7 @@ def test_no_key_leads_out_of_the_folder(key: str, tmp_path: Path) -> None:
     (path,) = name_outputs([key], output, ".png")
     assert output in Path(os.path.normpath(path)).parents
     assert ".." not in path.parts and path.suffix == ".png"
-    refuse_to_overwrite(output, [path])
+    refuse_to_overwrite(output, [path], remedy="Move it.")
     write_image(path, torch.zeros(3, 2, 2, dtype=torch.uint8))
     assert path.is_file()
 
@@ -79,7 +87,7 @@ def test_many_names_are_quick_to_make() -> None:
 
 def refused(output: Path, *targets: Path) -> str:
     with pytest.raises(UserError) as caught:
-        refuse_to_overwrite(output, targets)
+        refuse_to_overwrite(output, targets, remedy="Move it.")
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -87,11 +95,11 @@ def refused(output: Path, *targets: Path) -> str:
 
 def test_existing_files_are_refused(tmp_path: Path) -> None:
     taken = [tmp_path / "a.png", tmp_path / "b.png"]
-    refuse_to_overwrite(tmp_path, taken)
+    refuse_to_overwrite(tmp_path, taken, remedy="Move it.")
     for path in taken:
         path.write_bytes(b"mine")
     message = refused(tmp_path, tmp_path / "new.png", *taken)
-    assert str(taken[0]) in message and "1 other file " in message
+    assert message == f"'{taken[0]}' exists, as do 1 other file to be written. Move it."
     assert "other file" not in refused(tmp_path, taken[1])
 
 
@@ -108,9 +116,9 @@ def test_a_linked_folder_must_stay_inside(tmp_path: Path) -> None:
     assert "elsewhere" in refused(output, output / "a" / "x.png")
     (output / "b").mkdir()
     (output / "c").symlink_to(output / "b")
-    refuse_to_overwrite(output, [output / "c" / "x.png"])
+    refuse_to_overwrite(output, [output / "c" / "x.png"], remedy="Move it.")
     (tmp_path / "link").symlink_to(output)  # OUTPUT itself may be a link
-    refuse_to_overwrite(tmp_path / "link", [tmp_path / "link" / "x.png"])
+    refuse_to_overwrite(tmp_path / "link", [tmp_path / "link" / "x.png"], remedy="Move it.")
 
 
 def test_what_cannot_exist_is_refused(tmp_path: Path) -> None:
@@ -135,9 +143,62 @@ def test_an_array_holds_the_pixels(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "a.npy"), image.permute(1, 2, 0).numpy())
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_survive_a_png(channels: int, tmp_path: Path) -> None:
+    samples = np.arange(channels * 257 * 3, dtype=np.uint32) * 85 % 65536  # every high and many low bytes
+    pixels = samples.astype(np.uint16).reshape(257, 3, channels)
+    image = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 65535
+    path = tmp_path / "a.png"
+    write_image(path, image)
+    found = decode(path, channels=None, background=(0, 0, 0), float_range=None, max_pixels=10**6)
+    assert found.dtype == torch.float32 and found.equal(image)
+    with Image.open(path) as picture:
+        picture.load()
+        assert channels > 1 or (picture.mode == "I;16" and np.array_equal(np.asarray(picture), pixels[..., 0]))
+    (tmp_path / "ours.png").write_bytes(encode_png(pixels))
+    with Image.open(tmp_path / "ours.png") as picture:
+        picture.load()  # checks every chunk
+        assert channels > 1 or np.array_equal(np.asarray(picture), pixels[..., 0])
+
+
+def test_sixteen_bits_survive_an_array(tmp_path: Path) -> None:
+    samples = np.arange(8 * 6, dtype=np.uint16).reshape(2, 3, 8) * 1365
+    write_image(tmp_path / "a.npy", torch.from_numpy(samples.astype(np.float32)).permute(2, 0, 1) / 65535)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == np.uint16 and np.array_equal(found, samples)
+
+
+def test_overwrite_replaces_the_file_and_not_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(b"mine")
+    (tmp_path / "a.png").symlink_to(tmp_path / "photo")
+    write_image(tmp_path / "a.png", torch.zeros(1, 2, 2, dtype=torch.uint8), overwrite=True)
+    assert (tmp_path / "photo").read_bytes() == b"mine" and not (tmp_path / "a.png").is_symlink()
+
+
+def test_no_image_is_replaced_by_a_result(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(tmp_path)
+    target = tmp_path / "link" / "a.png"
+    refuse_inputs([tmp_path / "b.png"], [tmp_path / "a.png"])
+    with pytest.raises(UserError, match=r"a\.png' is an image of INPUT"):
+        refuse_inputs([tmp_path / "b.png", target], [tmp_path / "c.png", tmp_path / "a.png"])
+
+
+def test_torn_files_of_dead_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(os, "replace", lambda one, other: written.append(Path(one)))
+    write_image(tmp_path / "sub" / "a.png", torch.zeros(1, 2, 2, dtype=torch.uint8))
+    number = written[0].name.removesuffix(str(os.getpid()))
+    torn = [tmp_path / "sub" / f"{number}{process}" for process in (999_999_999, 1)]  # the second one lives
+    for path in torn:
+        path.write_bytes(b"half a picture")
+    clean_up([tmp_path / "sub" / "a.png", tmp_path / "nowhere" / "b.png"])
+    assert list((tmp_path / "sub").iterdir()) == torn[1:]
+
+
 def test_the_longest_name_a_disk_takes(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 251 + ".png")
-    refuse_to_overwrite(tmp_path, [path])
+    refuse_to_overwrite(tmp_path, [path], remedy="Move it.")
     write_image(path, torch.zeros(1, 1, 1, dtype=torch.uint8))
     assert path.is_file()
 

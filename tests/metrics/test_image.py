@@ -1,11 +1,13 @@
-"""PSNR and SSIM against numbers worked out by hand."""
+"""PSNR and SSIM against numbers worked out by hand, and against scikit-image."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from vqgan.metrics import image
 from vqgan.metrics.image import psnr, ssim
 
 
@@ -71,3 +73,46 @@ def test_bfloat16_input_is_measured_in_float32_under_autocast() -> None:
     images, recon = flat(1.0).bfloat16(), flat(0.0).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert psnr(images, recon).dtype == ssim(images, recon).dtype == torch.float32
+
+
+def test_bands_give_the_value_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, recon = (torch.rand(2, 3, 40, 23, generator=generator) * 2 - 1 for _ in range(2))
+    whole = torch.stack([psnr(images, recon), ssim(images, recon)])
+    for pixels in (1, 2 * 23 * 3, 2 * 23 * 7, 2 * 23 * 30, 2 * 23 * 39):  # 1 row at a time, 3, 7, 30, 39
+        monkeypatch.setattr(image, "_BAND_PIXELS", pixels)
+        torch.testing.assert_close(torch.stack([psnr(images, recon), ssim(images, recon)]), whole, rtol=1e-6, atol=0)
+        assert math.isinf(psnr(images, images)[0]) and ssim(images, images).tolist() == [1.0, 1.0]
+
+
+def eight_bits(kind: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two pictures (H, W, channels) uint8."""
+    draw = np.random.default_rng(channels)
+    shape = (37, 52, channels)
+    if kind == "noise":
+        return draw.integers(0, 256, shape, dtype=np.uint8), draw.integers(0, 256, shape, dtype=np.uint8)
+    if kind == "flat":  # a single sample differs
+        one, other = np.full(shape, 200, np.uint8), np.full(shape, 200, np.uint8)
+        other[18, 26] = 201
+        return one, other
+    if kind == "nearly flat":
+        return draw.integers(199, 202, shape, dtype=np.uint8), draw.integers(199, 202, shape, dtype=np.uint8)
+    one = (128 + 100 * np.sin(np.arange(37)[:, None, None] / 5 + np.arange(52)[:, None] / 9)).astype(np.uint8)
+    one = np.broadcast_to(one, shape)
+    return one, np.clip(one + draw.normal(0, 8, shape), 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["noise", "flat", "nearly flat", "photo"])
+def test_both_are_those_of_scikit_image(kind: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    one, other = eight_bits(kind, channels)
+    expected_ssim = metrics.structural_similarity(
+        one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
+    )
+    expected_psnr = metrics.peak_signal_noise_ratio(one, other, data_range=255)
+    images, recon = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for p in (one, other))
+    for pixels in (2**20, 52 * 5):  # whole, and in bands
+        monkeypatch.setattr(image, "_BAND_PIXELS", pixels)
+        assert ssim(images, recon).item() == pytest.approx(expected_ssim, abs=1e-5)
+        assert psnr(images, recon).item() == pytest.approx(expected_psnr, abs=1e-5)

@@ -6,16 +6,31 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import vqgan
-from vqgan.cli import check_data, reconstruct, train
+from vqgan.cli import check_data, compare, decode, encode, evaluate, reconstruct, train, weights
 from vqgan.cli.arguments import Parser
 from vqgan.errors import UserError
 from vqgan.parts import check_name
 
 Command = Callable[[Sequence[str]], int]
 
-COMMANDS: dict[str, Command] = {"train": train.run, "reconstruct": reconstruct.run, "check-data": check_data.run}
+COMMANDS: dict[str, Command] = {
+    "train": train.run,
+    "reconstruct": reconstruct.run,
+    "evaluate": evaluate.run,
+    "encode": encode.run,
+    "decode": decode.run,
+    "compare": compare.run,
+    "check-data": check_data.run,
+    "weights": weights.run,
+}
 """Sub-commands; each takes its arguments and returns an exit status. The first line of its docstring is its help."""
-SAMPLE_COMMANDS: dict[str, Command] = {"reconstruct": reconstruct.run}
+SAMPLE_COMMANDS: dict[str, Command] = {
+    "reconstruct": reconstruct.run,
+    "evaluate": evaluate.run,
+    "encode": encode.run,
+    "decode": decode.run,
+    "compare": compare.run,
+}
 """Those that use a trained model: what sample.py offers."""
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -33,6 +48,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "vqgan", commands: Ma
         Exit status: 2 for a mistake of the user's, 130 for Ctrl-C, else what the sub-command says.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    Parser.program = prog
     try:
         command = _parser(prog, commands).parse_args(arguments[:1]).command
         check_name("command", command, commands)

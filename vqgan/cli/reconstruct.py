@@ -3,31 +3,32 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqgan.cli.arguments import Parser, positive
+from vqgan.cli.arguments import Parser, add_model_arguments, natural, positive
+from vqgan.cli.launch import start_missing_processes
 
 
 def run(argv: Sequence[str]) -> int:
     """Pass images through a trained model and write what comes out."""
     parser = Parser(prog="vqgan reconstruct", description=run.__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run, checkpoint or exported model folder")
-    parser.add_argument("input", metavar="INPUT", help="an image, a folder of images, or any other source of images")
+    add_model_arguments(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to write to; names are kept")
-    parser.add_argument("--size", type=positive, metavar="N", help="resize and crop to N x N pixels; default: as it is")
+    parser.add_argument("--size", type=positive, metavar="N", help="short side to N, centre crop N; default: as it is")
+    parser.add_argument("--tile", type=positive, metavar="T", help="tiles of T x T pixels, for large images")
+    parser.add_argument("--overlap", type=natural, metavar="O", help="pixels that tiles share (default: T / 4)")
+    parser.add_argument("--side-by-side", action="store_true", help="write input, reconstruction and error in a row")
     parser.add_argument(
-        "--side-by-side", action="store_true", help="write input, reconstruction and error next to each other"
+        "--lpips",
+        default="alex",
+        choices=("vgg", "alex", "squeeze", "off"),
+        help="network of the lpips column (default: alex)",
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at a time (default: 1)")
+    parser.add_argument("--keep-going", action="store_true", help="leave out what cannot be written or does not fit")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in OUTPUT")
     options = parser.parse_args(list(argv))
+    start_missing_processes()
 
-    from vqgan.inference.reconstruct import reconstruct
+    from vqgan.inference.reconstruct import Options, reconstruct
 
-    return reconstruct(
-        options.model,
-        options.input,
-        options.output,
-        size=options.size,
-        side_by_side=options.side_by_side,
-        device=options.device,
-        batch_size=options.batch_size,
-    )
+    switches = vars(options)
+    model, source, output = (switches.pop(name) for name in ("model", "input", "output"))
+    return reconstruct(model, source, output, Options(**switches))

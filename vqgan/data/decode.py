@@ -4,7 +4,6 @@ Inside, `pixels` are (H, W, c) arrays, uint8 or float32 in [0, 1] (see `vqgan.da
 """
 
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +16,7 @@ import torch
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from vqgan.data.no_warnings import NO_WARNINGS
 from vqgan.data.pixels import BadImage, Pixels, scale_range, to_channels, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the others are rare, slow or start programs
@@ -73,7 +73,7 @@ def decode(
     data: bytes | Path,
     *,
     suffix: str = "",
-    channels: int,
+    channels: int | None,
     background: Sequence[int],
     float_range: Sequence[float] | None,
     max_pixels: int,
@@ -91,7 +91,7 @@ def decode(
     Args:
         data: the file's content, or its path.
         suffix: file name extension of `data` where it is bytes.
-        channels: channels of the result: 1, 2, 3, 4 or 8.
+        channels: channels of the result: 1, 2, 3, 4 or 8; None: as many as the file has.
         background: RGB colour, 0 to 255.
         float_range: values [low, high] of floating-point and wide integer sources that become [0, 1].
         max_pixels: files with more pixels are bad; checked before pixels are decoded.
@@ -100,19 +100,21 @@ def decode(
     Raises:
         BadImage: whatever is wrong with the file, or a file that does not fit `channels` or lacks `float_range`.
     """
-    if channels not in CHANNELS:
-        raise ValueError(f"channels is {channels}; expected one of {CHANNELS}.")
+    if channels is not None and channels not in CHANNELS:
+        raise ValueError(f"channels is {channels}; expected one of {CHANNELS}, or None.")
     with _reading(data, suffix) as (stream, is_array):
         if is_array:
             pixels = _read_array(stream, channels, float_range, max_pixels)
         else:
             image = _open(stream, max_pixels)
-            if channels not in (1, 3) and image.format == "TIFF" and getattr(image, "n_frames", 1) == channels:
+            if channels in (2, 4, 8) and image.format == "TIFF" and getattr(image, "n_frames", 1) == channels:
                 pixels = _read_pages(image, channels, float_range, max_pixels)
             else:
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
-                pixels = to_channels(_read_picture(image, stream, float_range), channels, background)
+                pixels = _read_picture(image, stream, float_range)
+                if channels is not None:
+                    pixels = to_channels(pixels, channels, background)
                 pixels = upright(pixels, _orientation(image))
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (C, H, W)
 
@@ -122,8 +124,7 @@ def _reading(data: bytes | Path, suffix: str) -> Iterator[tuple[BinaryIO, bool]]
     """Open `data` and tell whether it holds an array; whatever goes wrong with it becomes BadImage."""
     try:
         # Pillow warns of odd metadata and of large pictures; we judge both ourselves.
-        with data.open("rb") if isinstance(data, Path) else BytesIO(data) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with data.open("rb") if isinstance(data, Path) else BytesIO(data) as stream, NO_WARNINGS:
             magic = stream.read(len(NPY_MAGIC))
             stream.seek(0)
             if not magic:
@@ -297,9 +298,12 @@ def _array_header(stream: BinaryIO, max_pixels: int) -> tuple[tuple[int, int, in
     return (height, width, count), dtype
 
 
-def _read_array(stream: BinaryIO, channels: int, float_range: Sequence[float] | None, max_pixels: int) -> Pixels:
+def _read_array(
+    stream: BinaryIO, channels: int | None, float_range: Sequence[float] | None, max_pixels: int
+) -> Pixels:
     """A .npy file as (H, W, channels)."""
     shape, dtype = _array_header(stream, max_pixels)
+    channels = channels or shape[2]
     if shape[2] != channels and (shape[2], channels) != (1, 3):  # what else a channel means is not ours to guess
         raise BadImage(f"array of {shape[2]} channels; data.channels asks for {channels}")
     stream.seek(0)

@@ -20,6 +20,8 @@ from vqgan.data.keys import Keys, quoted
 from vqgan.errors import UserError
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+SIDECARS = ("cls", "txt", "json")
+"""Extensions of the files that may lie beside an image of the same sample: class, caption, anything."""
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
@@ -48,17 +50,20 @@ class ShardSource:
         self.spec = spec
         self._paths = sorted(paths)
         folder = os.path.commonpath([path.absolute().parent for path in self._paths])
-        shard_keys = [path.absolute().relative_to(folder).as_posix() for path in self._paths]
+        self._shard_keys = [path.absolute().relative_to(folder).as_posix() for path in self._paths]
         others: Counter[str] = Counter()
         members = [index_shard(path, others) for path in self._paths]
         self._keys = Keys(
             f"{shard_key}/{member.name}"
-            for shard_key, found in zip(shard_keys, members, strict=True)
+            for shard_key, found in zip(self._shard_keys, members, strict=True)
             for member in found
         )
         self._shards = np.repeat(np.arange(len(members)), [len(found) for found in members])
         self._offsets = np.array([member.offset for found in members for member in found], np.int64)
         self._sizes = np.array([member.size for found in members for member in found], np.int64)
+        self._sidecars: tuple[int, dict[str, Member]] = (-1, {})
+        """Number of a shard, and its sidecars by name; found when they are first asked for."""
+        self._has_sidecars = any(others[f".{extension}"] for extension in SIDECARS)
         if not len(self):
             raise UserError(
                 f"Shards {quoted(spec)} hold no images: looked in {plural(len(paths), 'tar file')} for "
@@ -83,6 +88,50 @@ class ShardSource:
         if len(data) < self._sizes[index]:
             raise OSError("its shard is shorter than when it was indexed")
         return data
+
+    def sidecars(self, index: int) -> dict[str, bytes]:
+        """Content of the `.cls`, `.txt` and `.json` of the same sample, by extension without the dot.
+
+        Ask in ascending order: each shard is then looked through once more, and only where it may hold any.
+
+        Raises:
+            UserError, OSError: the shard cannot be read any more.
+        """
+        if not self._has_sidecars:
+            return {}
+        shard = int(self._shards[index])
+        path = self._paths[shard]
+        if self._sidecars[0] != shard:
+            self._sidecars = (shard, index_sidecars(path))
+        folder, base = posixpath.split(self._keys[index].removeprefix(f"{self._shard_keys[shard]}/"))
+        samples = (os.path.splitext(base)[0], base.partition(".")[0])  # as we name a sample, and as WebDataset does
+        found = {}
+        with open(path, "rb", buffering=0) as file:
+            for extension in SIDECARS:
+                names = [posixpath.join(folder, f"{sample}.{extension}") for sample in samples]
+                member = next((self._sidecars[1][name] for name in names if name in self._sidecars[1]), None)
+                if member is not None:
+                    file.seek(member.offset)
+                    found[extension] = file.read(member.size)
+        return found
+
+
+def index_sidecars(path: Path) -> dict[str, Member]:
+    """Name and place of every `.cls`, `.txt` and `.json` of a tar, by name.
+
+    Raises:
+        UserError: not a complete, uncompressed tar.
+    """
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as shard:
+            names = ((info.name.removeprefix("./"), info) for info in shard if info.isreg() and not info.issparse())
+            return {
+                name: Member(name, info.offset_data, info.size)  # of equal names the last one counts
+                for name, info in names
+                if suffix_of(name).removeprefix(".") in SIDECARS
+            }
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(_why_unreadable(path, error)) from None
 
 
 def index_shard(path: Path, others: Counter[str]) -> list[Member]:

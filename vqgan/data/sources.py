@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import io
 import mmap
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -198,6 +199,19 @@ class TorchvisionSource:
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=0)
         return file.getvalue()
+
+    def label(self, index: int) -> int | None:
+        """Class of an image as the dataset numbers it; None where its target is no integer."""
+        for name in ("targets", "labels", "_labels"):  # at hand in most datasets, without decoding the image
+            targets = getattr(self._data, name, None)
+            if targets is not None and len(targets) == len(self):
+                break
+        else:
+            targets = {index: self._data[index][1]}
+        try:
+            return operator.index(targets[index])
+        except TypeError:
+            return None
 
 
 class Subset:

@@ -1,198 +1,300 @@
-"""A folder of images through a model and back into files of the same names and sizes.
+"""A source of images through a model and back into files of the same names.
 
-Shapes: images, recon (B, C, H, W); uint8 outside, [-1, 1] inside the model.
+Without `size` every picture keeps its own size, channels, depth and alpha and goes through the model alone, whole or in
+tiles. With it, the source becomes crops of the model's channels, as `encode` and `evaluate` see them, in groups.
 """
 
-import csv
-import io
-import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vqgan.config import DataConfig
-from vqgan.data.decode import decode
-from vqgan.data.files import plural
-from vqgan.data.keys import printable, quoted
-from vqgan.data.loader import BadFile, bad_file
+from vqgan.data.files import FileSource
+from vqgan.data.keys import quoted
+from vqgan.data.loader import BadFile
 from vqgan.data.pixels import BadImage
-from vqgan.data.sources import Source, open_source
-from vqgan.data.transforms import CENTRE, apply_choice, to_uint8, to_unit_range
+from vqgan.data.sources import Source, fingerprint, open_source, subset
+from vqgan.data.transforms import to_uint8, to_unit_range
 from vqgan.errors import UserError
-from vqgan.inference.outputs import name_outputs, refuse_to_overwrite, write_image
-from vqgan.metrics.image import psnr, ssim
+from vqgan.inference.formats import beside, from_model, to_model
+from vqgan.inference.ledger import Ledger, interrupted
+from vqgan.inference.measure import Measure, Row, open_measure
+from vqgan.inference.memory import check_memory, is_out_of_memory
+from vqgan.inference.outputs import (
+    check_inside,
+    clean_up,
+    name_outputs,
+    refuse_inputs,
+    refuse_to_overwrite,
+    write_image,
+)
+from vqgan.inference.reading import micro_batch_for, read_groups, read_natives
+from vqgan.inference.report import TABLE, summary, write_table
+from vqgan.inference.team import Team, open_team
+from vqgan.inference.tiles import Tiling, check_tiling, overview, reconstruct_tiled
 from vqgan.model import VQGAN
-from vqgan.store import atomic_write_text
+from vqgan.networks.statistics import fixed_statistics, recorded_statistics
+from vqgan.pretrained import Weights
 
-TABLE = "reconstruct.csv"
-MOST_LINES = 30
-"""Images that the summary names one by one."""
-
-
-class Row(NamedTuple):
-    """One line of reconstruct.csv; psnr (dB) and ssim compare 8-bit pixels: the input's and those of the file."""
-
-    file: str
-    width: int
-    height: int
-    psnr: float  # infinite where the image is reproduced exactly
-    ssim: float  # NaN below 11 pixels
+NAME = "reconstruct"
+WRITERS = 2  # threads
+EXISTS = "Nothing is written over: choose another OUTPUT, move away what is there, or say --overwrite."
 
 
-def reconstruct(
-    model: Path, source: str, output: Path, *, size: int | None, side_by_side: bool, device: str, batch_size: int
-) -> int:
-    """Write what the model makes of every image of `source`, below `output`.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to reconstruct; the command line's switches."""
+
+    size: int | None = None
+    """Short side, and side of the centre crop, in pixels; None keeps every size."""
+    tile: int | None = None
+    """Side of a tile in pixels; None: the whole picture at once."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; None: a quarter of a tile."""
+    side_by_side: bool = False
+    """Write input | reconstruction | 4 x absolute error."""
+    keep_going: bool = False
+    """Go on after a file that cannot be written or a picture too large for the memory."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    weights: Weights = "ema"
+    device: str = "auto"
+    batch_size: int = 0
+    """Images in hand at once; 0: found. Results do not depend on it."""
+    lpips: Literal["vgg", "alex", "squeeze", "off"] = "alex"
+    """Network of the LPIPS column, filled where its weights are at hand."""
+
+
+class Output(NamedTuple):
+    """One picture and what became of it, both (c, H, W) in the picture's own form."""
+
+    position: int  # in the source
+    picture: Tensor
+    recon: Tensor
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A reconstruction under way."""
+
+    network: VQGAN
+    images: Source
+    targets: Sequence[Path]
+    options: Options
+    tiling: Tiling | None
+    team: Team
+    measure: Measure
+    ledger: Ledger
+    bad: list[BadFile]
+    output: Path
+    new_folders: Sequence[Path]
+    """OUTPUT and those around it that this command made, the innermost first."""
+
+
+def reconstruct(model: str, source: str, output: Path, options: Options) -> int:
+    """Write what the model makes of every image of `source`, below `output`, and a table of how close it came.
 
     Args:
-        model: run, checkpoint or exported model folder.
+        model: see `VQGAN.from_pretrained`.
         source: anything `data.train` accepts.
-        output: folder; see `name_outputs`. Images of 8 channels become .npy arrays, all others PNG, of 8 bits.
-        size: short side, and side of the centre crop, in pixels; None keeps every size.
-        side_by_side: write input | reconstruction | 4 x absolute error.
-        device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: neighbours of equal size that go through the model together.
+        output: folder; see `name_outputs`. Pictures of 8 channels become .npy arrays, all others PNG.
+        options: how.
 
     Returns:
         0, or 1 if some images could not be done (they are listed; the others are done).
 
     Raises:
-        UserError: no such model, source or device, or a file that cannot be written or would be written over.
+        UserError: no such model, source or device, impossible tiles, or a file that cannot be written or would be
+            written over.
     """
-    place = choose_device(device)
-    network = VQGAN.from_pretrained(model, device=place)
-    images = open_source(source, image_size=size or network.config["image_size"])
+    team = open_team(options.device)
+    network = VQGAN.from_pretrained(model, weights=options.weights, device=team.device)
+    tiling = check_tiling(options.tile, options.overlap, network.stride)
+    if tiling and options.size:
+        raise UserError("--tile and --size exclude each other: crops go through the model whole.")
+    opened = open_source(source, image_size=options.size or network.config["image_size"])
     if Path(source).is_dir() and output.exists() and output.samefile(source):
         raise UserError(f"OUTPUT is INPUT ({quoted(output)}): results would lie among the images. Choose another.")
-    keys = (images.key(index) for index in range(len(images)))
+    images = _without_results(opened, Path(source), output, team)
+    keys = [images.key(index) for index in range(len(images))]
     targets = name_outputs(keys, output, ".npy" if network.channels == 8 else ".png")
-    refuse_to_overwrite(output, [*targets, output / TABLE])
-    for note in images.notes:
-        print(note)
+    kept = {key: value for key, value in asdict(options).items() if key not in ("device", "batch_size", "keep_going")}
+    command = {"model": network.weights_hash(), "images": fingerprint(images), **kept, "overwrite": False}
+    if options.overwrite and isinstance(opened, FileSource):
+        files = map(images.read, range(len(images)))
+        refuse_inputs(targets, [path for path in files if isinstance(path, Path)])
+    measure = open_measure(options.lpips, team)
+    new_folders = [folder for folder in (output, *output.parents) if not folder.exists()]
+    with Ledger(output, NAME, command, rank=team.rank) as ledger:
+        _open_output(ledger, output, targets, team, overwrite=options.overwrite)
+        for note in [*images.notes, *measure.notes]:
+            team.say(note)
+        if ledger.done:
+            team.say(f"{len(ledger.done)} of {len(images)} were done before; going on.")
+        job = Job(
+            network=network, images=images, targets=targets, options=options, tiling=tiling, team=team,
+            measure=measure, ledger=ledger, bad=[], output=output, new_folders=new_folders,
+        )  # fmt: skip
+        with team.own_mistakes():
+            rows = _run(job)
+        return _report(job, rows)
 
-    rows: list[Row] = []
-    bad: list[BadFile] = []
-    for indices, inputs in read_batches(images, network.channels, size, batch_size, bad):
-        try:
-            recon = to_uint8(network.reconstruct(to_unit_range(inputs).to(place)).cpu())
-        except torch.OutOfMemoryError:
-            height, width = inputs.shape[2:]
-            reason = f"{place} has too little memory for {width} x {height} pixels, {len(indices)} at a time"
-            bad += [BadFile(images.key(index), reason) for index in indices]
+
+def _without_results(images: Source, source: Path, output: Path, team: Team) -> Source:
+    """Leave out what an interrupted start wrote, where OUTPUT lies inside INPUT: that start did not see it either."""
+    if not source.is_dir():
+        return images
+    root, inner = source.resolve(), output.resolve()
+    if not (inner.is_relative_to(root) and team.tell(interrupted(output, NAME))):
+        return images
+    prefix = f"{inner.relative_to(root).as_posix()}/"
+    return subset(images, [index for index in range(len(images)) if not images.key(index).startswith(prefix)])
+
+
+def _open_output(ledger: Ledger, output: Path, targets: Sequence[Path], team: Team, *, overwrite: bool) -> None:
+    """Find what an interrupted start left, or make sure that nothing is in the way."""
+    if overwrite:
+        if team.main:
+            ledger.remove()
+            clean_up(targets)
+        team.wait()
+        check_inside(output, targets)
+    else:
+        ledger.read()
+        if ledger.found:
+            check_inside(output, targets)
+            if team.main:
+                clean_up(targets)
+        else:
+            refuse_to_overwrite(output, [*targets, output / TABLE], remedy=EXISTS)
+    team.wait()  # nobody writes before all have looked
+    ledger.start()
+
+
+def _run(job: Job) -> dict[int, Row]:
+    """Reconstruct this process's share; rows by position in the source."""
+    rows = {number: Row(**values) for number, values in job.ledger.done.items()} if job.team.main else {}
+    overwrite = job.options.overwrite or job.ledger.found  # what lies there is this command's own
+    waiting: list[tuple[Output, Row, Future[None]]] = []
+
+    def settle(most: int) -> None:
+        while len(waiting) > most:
+            output, row, future = waiting.pop(0)
+            try:
+                future.result()
+            except UserError as error:
+                if not job.options.keep_going:
+                    raise
+                job.bad.append(BadFile(job.images.key(output.position), str(error)))
+                continue
+            job.ledger.note(output.position, row._asdict())
+            rows[output.position] = row
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for output in _natives(job) if job.options.size is None else _crops(job):
+            row = job.measure(job.images.key(output.position), output.picture, output.recon)
+            shown = beside(output.picture, output.recon) if job.options.side_by_side else output.recon
+            write = partial(write_image, job.targets[output.position], shown, overwrite=overwrite)
+            waiting.append((output, row, writers.submit(write)))
+            settle(2 * WRITERS)
+        settle(0)
+    return rows
+
+
+def _natives(job: Job) -> Iterator[Output]:
+    """Pictures one by one, each in its own form."""
+    pending = [index for index in range(len(job.images)) if index not in job.ledger.done]
+    mine = job.team.share(pending)
+    channels = 8 if job.network.channels == 8 else None  # 8 pages of a TIFF are one picture only where 8 are wanted
+    pictures = read_natives(job.images, mine, channels=channels, in_hand=job.options.batch_size)
+    for index, picture in tqdm(pictures, total=len(mine), unit="image", disable=None if job.team.main else True):
+        if isinstance(picture, BadFile):
+            job.bad.append(picture)
             continue
-        for index, image, out in zip(indices, inputs, recon, strict=True):
-            write_image(targets[index], beside(image, out) if side_by_side else out)
-            rows.append(measure(printable(images.key(index)), image, out))
-    if rows:
-        write_table(output / TABLE, rows)
-    print("\n".join(summary(rows, bad, output)))
-    return 1 if bad else 0
+        try:
+            yield Output(index, picture, _reconstruct_native(job, picture))
+        except BadImage as error:
+            job.bad.append(BadFile(job.images.key(index), str(error)))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = picture.shape[1:]
+            reason = f"too little memory on {job.team.device} for {width} x {height} pixels; say --tile {_tile(job)}"
+            if not job.options.keep_going:
+                raise UserError(f"{job.images.key(index)}: {reason}, or --keep-going to leave it out.") from error
+            job.bad.append(BadFile(job.images.key(index), reason))
 
 
-def choose_device(device: str) -> torch.device:
-    """The device a name means; auto: cuda, then mps, then cpu.
+def _tile(job: Job) -> int:
+    return max(2, 512 // job.network.stride) * job.network.stride
 
-    Raises:
-        UserError: no such device here.
-    """
-    if device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
+
+def _reconstruct_native(job: Job, picture: Tensor) -> Tensor:
+    network, device = job.network, job.team.device
+
+    def through_model(part: Tensor) -> Tensor:
+        return network.reconstruct(to_model(part, network.channels)[None].to(device))[0].cpu()
+
+    if job.tiling is not None and max(picture.shape[1:]) > job.tiling.tile:
+        with recorded_statistics(network) as statistics:
+            through_model(overview(picture, job.tiling))
+        with fixed_statistics(statistics):
+            return reconstruct_tiled(picture, through_model, job.tiling, network.stride, finish=from_model)
+    height, width = picture.shape[1:]
+    check_memory(network, height, width, device)
+    return from_model(through_model(picture), picture)
+
+
+def _crops(job: Job) -> Iterator[Output]:
+    """Crops in groups of one fixed size, 8 bits, the model's channels."""
+    size, network = job.options.size, job.network
+    assert size is not None
+    micro_batch = micro_batch_for(size)
     try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {quoted(device)} cannot be used here ({reason}). Try --device auto.") from None
-    return chosen
-
-
-def read_batches(
-    source: Source, channels: int, size: int | None, batch_size: int, bad: list[BadFile]
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Indices and (B, C, H, W) uint8 of neighbours of equal size, `batch_size` at most.
-
-    Each image is read when its turn comes; those that cannot be are put aside in `bad`.
-    """
-    indices: list[int] = []
-    batch: list[Tensor] = []
-    for index in tqdm(range(len(source)), unit="image", disable=None):
-        try:
-            image = read_image(source, index, channels, size)
-        except (BadImage, OSError) as error:
-            bad.append(bad_file(source.key(index), error))
-            continue
-        if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
-            yield indices, torch.stack(batch)
-            indices, batch = [], []
-        indices.append(index)
-        batch.append(image)
-    if batch:
-        yield indices, torch.stack(batch)
-
-
-def read_image(source: Source, index: int, channels: int, size: int | None) -> Tensor:
-    """(channels, H, W) uint8, of the validation crop where `size` is given, else of the whole image.
-
-    Raises:
-        BadImage, OSError: it cannot be read.
-    """
-    data = DataConfig()
-    image = decode(
-        source.read(index),
-        suffix=source.suffix(index),
-        channels=channels,
-        background=data.background,
-        float_range=data.float_range,
-        max_pixels=data.max_pixels,
-        min_side=size,
+        check_memory(network, micro_batch * size, size, job.team.device)
+    except MemoryError as error:
+        raise UserError(
+            f"too little memory on {job.team.device} for {micro_batch} x {size} x {size} pixels. Choose a smaller "
+            f"--size, or say --tile without --size."
+        ) from error
+    missing = sorted({index // micro_batch for index in range(len(job.images)) if index not in job.ledger.done})
+    mine = job.team.share(missing)
+    groups = read_groups(
+        job.images,
+        mine,
+        channels=network.channels,
+        size=size,
+        micro_batch=micro_batch,
+        in_hand=job.options.batch_size,
     )
-    return to_uint8(to_unit_range(image) if size is None else apply_choice(image, CENTRE, size))
+    with tqdm(total=len(mine) * micro_batch, unit="image", disable=None if job.team.main else True) as progress:
+        for group in groups:
+            job.bad += group.bad
+            recon = to_uint8(network.reconstruct(to_unit_range(group.images).to(job.team.device)).cpu())
+            for place, index in zip(group.places, group.indices, strict=True):
+                if index not in job.ledger.done:
+                    yield Output(index, group.images[place], recon[place])
+            progress.update(micro_batch)
 
 
-def beside(image: Tensor, recon: Tensor) -> Tensor:
-    """Input | reconstruction | 4 x absolute error, (C, H, 3 W) uint8; the error of an alpha channel is not shown."""
-    error = ((image.int() - recon.int()).abs() * 4).clamp(max=255).to(torch.uint8)
-    if len(image) in (2, 4):
-        error[-1] = 255
-    return torch.cat([image, recon, error], dim=2)
-
-
-def measure(name: str, image: Tensor, recon: Tensor) -> Row:
-    """PSNR and SSIM of one pair (C, H, W) uint8."""
-    one, other = to_unit_range(image)[None], to_unit_range(recon)[None]
-    return Row(name, image.shape[2], image.shape[1], psnr(one, other).item(), ssim(one, other).item())
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write reconstruct.csv; a cell that a metric cannot fill stays empty."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(Row._fields)
-    for row in rows:
-        values = ["" if math.isnan(value) else f"{value:.4f}" for value in (row.psnr, row.ssim)]
-        writer.writerow([row.file, row.width, row.height, *values])
-    atomic_write_text(path, table.getvalue())
-
-
-def summary(rows: Sequence[Row], bad: Sequence[BadFile], output: Path) -> list[str]:
-    """PSNR per image where they are few, the mean, where everything is, and what could not be done."""
-    lines = []
-    if len(rows) <= MOST_LINES:
-        width = max((len(row.file) for row in rows), default=0)
-        lines = [f"  {row.file:{width}}  {row.width:>5} x {row.height:<5} {row.psnr:6.2f} dB" for row in rows]
-    lines += [f"not done: {printable(key)}: {reason}" for key, reason in bad]
-    finite = [row.psnr for row in rows if math.isfinite(row.psnr)]
-    parts = [f"{plural(len(rows), 'image')} reconstructed"]
-    if finite:
-        parts.append(f"mean PSNR {sum(finite) / len(finite):.2f} dB")
-    if len(finite) < len(rows):  # one of them would make any mean infinite
-        parts.append(f"{len(rows) - len(finite)} reproduced exactly{' (left out of the mean)' if finite else ''}")
-    if bad:
-        parts.append(f"{len(bad)} not done")
-    place = [f"written to {quoted(output)}, table in {quoted(output / TABLE)}"] if rows else []
-    return [*lines, "; ".join([", ".join(parts), *place])]
+def _report(job: Job, rows: dict[int, Row]) -> int:
+    """Bring the rows of all processes together, write the table and say what happened; the exit status."""
+    job.ledger.close()
+    found = dict(job.team.gather(list(rows.items())))
+    bad = job.team.gather(job.bad)
+    if job.team.main:
+        ordered = [found[index] for index in sorted(found)]
+        if ordered:
+            write_table(job.output / TABLE, ordered)
+        job.ledger.remove()
+        for folder in job.new_folders:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        job.team.say("\n".join(summary(ordered, bad, job.output)))
+    job.team.wait()
+    return 1 if bad else 0

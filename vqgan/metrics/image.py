@@ -1,4 +1,4 @@
-"""PSNR and SSIM of each image. `images`, `recon`: (B, C, H, W) in [-1, 1].
+"""PSNR and SSIM of each image. `images`, `recon`: (B, C, H, W) in [-1, 1], or both uint8.
 
 Both are brought to [0, 1] first, with reconstructions clamped to that range, and compared as floats: nothing is rounded
 to 8 bits. Rounding a reconstruction as an image file does adds an error of 1 / (12 * 255^2), which lowers a PSNR of
@@ -64,4 +64,6 @@ def _exact(images: Tensor) -> torch.dtype:
 def _unit_range(images: Tensor, recon: Tensor) -> tuple[Tensor, Tensor]:
     """Both in [0, 1], as float64: where pictures are flat, float32 is not enough for SSIM."""
     dtype = _exact(images)
+    if images.dtype == torch.uint8:
+        return images.to(dtype) / 255.0, recon.to(dtype) / 255.0
     return (images.to(dtype) + 1.0) / 2.0, ((recon.to(dtype) + 1.0) / 2.0).clamp(0.0, 1.0)
