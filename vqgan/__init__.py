@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqgan.model import VQGAN
+    from vqgan.tokens import TokenDataset
 
-__all__ = ["VQGAN", "__version__"]
+__all__ = ["VQGAN", "TokenDataset", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -14,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from vqgan.model import VQGAN
 
         return VQGAN
+    if name == "TokenDataset":
+        from vqgan.tokens import TokenDataset
+
+        return TokenDataset
     raise AttributeError(f"module 'vqgan' has no attribute {name!r}")
