@@ -1,8 +1,6 @@
 """`vqgan reconstruct` and `vqgan check-data`: what reaches the code below, and what comes back."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,28 +11,44 @@ from vqgan.cli.main import SAMPLE_COMMANDS, main
 
 
 def test_reconstruct_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    from vqgan.inference import reconstruct as room
 
-    def reconstruct(*args: Any, **options: Any) -> int:
-        calls.append((args, options))
+    calls: list[tuple[Any, ...]] = []
+
+    def reconstruct(*args: Any) -> int:
+        calls.append(args)
         return 5
 
-    module = ModuleType("vqgan.inference.reconstruct")
-    module.reconstruct = reconstruct  # type: ignore[attr-defined]  # a stand-in
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(room, "reconstruct", reconstruct)
     assert main(["reconstruct", "runs/demo", "a {b}", "out"], prog="sample.py", commands=SAMPLE_COMMANDS) == 5
-    options = ["--size", "64", "--side-by-side", "--device", "cpu", "--batch-size", "4"]
+    options = ["--size", "64", "--side-by-side", "--device", "cpu", "--batch-size", "4", "--weights", "raw"]
     assert main(["reconstruct", *options, "runs/demo", "x.png", "out"]) == 5
+    tiles = ["--tile", "64", "--overlap", "0", "--lpips", "off", "--keep-going", "--overwrite"]
+    assert main(["reconstruct", *tiles, "runs/demo", "x.png", "out"]) == 5
     assert calls == [
+        ("runs/demo", "a {b}", Path("out"), room.Options()),
         (
-            (Path("runs/demo"), "a {b}", Path("out")),
-            {"size": None, "side_by_side": False, "device": "auto", "batch_size": 1},
+            "runs/demo",
+            "x.png",
+            Path("out"),
+            room.Options(size=64, side_by_side=True, device="cpu", batch_size=4, weights="raw"),
         ),
         (
-            (Path("runs/demo"), "x.png", Path("out")),
-            {"size": 64, "side_by_side": True, "device": "cpu", "batch_size": 4},
+            "runs/demo",
+            "x.png",
+            Path("out"),
+            room.Options(tile=64, overlap=0, lpips="off", keep_going=True, overwrite=True),
         ),
     ]
+
+
+@pytest.mark.parametrize("command", list(SAMPLE_COMMANDS))
+def test_help_names_the_program_that_was_started(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for prog in ("sample.py", "vqgan"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"], prog=prog, commands=SAMPLE_COMMANDS)
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: {prog} {command} ")
 
 
 @pytest.fixture

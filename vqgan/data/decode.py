@@ -298,9 +298,7 @@ def _array_header(stream: BinaryIO, max_pixels: int) -> tuple[tuple[int, int, in
     return (height, width, count), dtype
 
 
-def _read_array(
-    stream: BinaryIO, channels: int | None, float_range: Sequence[float] | None, max_pixels: int
-) -> Pixels:
+def _read_array(stream: BinaryIO, channels: int | None, float_range: Sequence[float] | None, max_pixels: int) -> Pixels:
     """A .npy file as (H, W, channels)."""
     shape, dtype = _array_header(stream, max_pixels)
     channels = channels or shape[2]

@@ -4,6 +4,7 @@ Without `size` every picture keeps its own size, channels, depth and alpha and g
 tiles. With it, the source becomes crops of the model's channels, as `encode` and `evaluate` see them, in groups.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -33,7 +34,8 @@ from vqgan.inference.outputs import (
     refuse_to_overwrite,
     write_image,
 )
-from vqgan.inference.reading import micro_batch_for, read_groups, read_natives
+from vqgan.inference.passes import one_core_each, passes_at_once
+from vqgan.inference.reading import GROUP_PIXELS, Group, micro_batch_for, read_groups, read_natives
 from vqgan.inference.report import TABLE, summary, write_table
 from vqgan.inference.team import Team, open_team
 from vqgan.inference.tiles import Tiling, check_tiling, overview, reconstruct_tiled
@@ -196,13 +198,15 @@ def _run(job: Job) -> dict[int, Row]:
             rows[output.position] = row
 
     with ThreadPoolExecutor(WRITERS) as writers:
-        for output in _natives(job) if job.options.size is None else _crops(job):
-            row = job.measure(job.images.key(output.position), output.picture, output.recon)
-            shown = beside(output.picture, output.recon) if job.options.side_by_side else output.recon
-            write = partial(write_image, job.targets[output.position], shown, overwrite=overwrite)
-            waiting.append((output, row, writers.submit(write)))
-            settle(2 * WRITERS)
-        settle(0)
+        try:
+            for output in _natives(job) if job.options.size is None else _crops(job):
+                row = job.measure(job.images.key(output.position), output.picture, output.recon)
+                shown = beside(output.picture, output.recon) if job.options.side_by_side else output.recon
+                write = partial(write_image, job.targets[output.position], shown, overwrite=overwrite)
+                waiting.append((output, row, writers.submit(write)))
+                settle(2 * WRITERS)
+        finally:
+            settle(0)  # what is written is done, whatever stopped the rest
     return rows
 
 
@@ -212,12 +216,27 @@ def _natives(job: Job) -> Iterator[Output]:
     mine = job.team.share(pending)
     channels = 8 if job.network.channels == 8 else None  # 8 pages of a TIFF are one picture only where 8 are wanted
     pictures = read_natives(job.images, mine, channels=channels, in_hand=job.options.batch_size)
-    for index, picture in tqdm(pictures, total=len(mine), unit="image", disable=None if job.team.main else True):
+
+    def small_ones(item: tuple[int, Tensor | BadFile]) -> tuple[int, Tensor | BadFile, Tensor | Exception | None]:
+        """Large pictures wait until they can have all cores, tiles until they have the network for themselves."""
+        index, picture = item
+        if job.tiling is not None or isinstance(picture, BadFile) or picture[0].numel() > GROUP_PIXELS:
+            return index, picture, None
+        try:
+            return index, picture, _reconstruct_native(job, picture)
+        except (BadImage, MemoryError, RuntimeError) as error:
+            return index, picture, error
+
+    at_once = passes_at_once(job.network, math.isqrt(GROUP_PIXELS), 1, job.team.device)  # small ones
+    passed = one_core_each(small_ones, pictures, at_once=at_once)
+    for index, picture, result in tqdm(passed, total=len(mine), unit="image", disable=None if job.team.main else True):
         if isinstance(picture, BadFile):
             job.bad.append(picture)
             continue
         try:
-            yield Output(index, picture, _reconstruct_native(job, picture))
+            if isinstance(result, Exception):
+                raise result
+            yield Output(index, picture, _reconstruct_native(job, picture) if result is None else result)
         except BadImage as error:
             job.bad.append(BadFile(job.images.key(index), str(error)))
         except (MemoryError, RuntimeError) as error:
@@ -272,10 +291,21 @@ def _crops(job: Job) -> Iterator[Output]:
         micro_batch=micro_batch,
         in_hand=job.options.batch_size,
     )
-    with tqdm(total=len(mine) * micro_batch, unit="image", disable=None if job.team.main else True) as progress:
+
+    def through_model(group: Group) -> tuple[Group, Tensor]:
+        return group, to_uint8(network.reconstruct(to_unit_range(group.images).to(job.team.device)).cpu())
+
+    def unfinished() -> Iterator[Group]:
         for group in groups:
             job.bad += group.bad
-            recon = to_uint8(network.reconstruct(to_unit_range(group.images).to(job.team.device)).cpu())
+            if any(index not in job.ledger.done for index in group.indices):
+                yield group
+            else:  # it held nothing new but what cannot be read
+                progress.update(micro_batch)
+
+    at_once = passes_at_once(network, size, micro_batch, job.team.device)
+    with tqdm(total=len(mine) * micro_batch, unit="image", disable=None if job.team.main else True) as progress:
+        for group, recon in one_core_each(through_model, unfinished(), at_once=at_once):
             for place, index in zip(group.places, group.indices, strict=True):
                 if index not in job.ledger.done:
                     yield Output(index, group.images[place], recon[place])
