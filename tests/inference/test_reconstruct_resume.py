@@ -127,7 +127,8 @@ def test_killed_by_the_system(run: Run, model: Path, photos: Path, tmp_path: Pat
 
 def interrupt(run: Run, photos: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Three images done, then Ctrl-C."""
-    real, noted = Ledger.note, []
+    real = Ledger.note
+    noted: list[int] = []
 
     def note(self: Ledger, number: int, values: Any) -> None:
         if len(noted) == 3:
