@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, and fault injection for everything that writes to the disk."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import safetensors.torch
 import torch
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, and for every process started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class SimulatedKill(BaseException):

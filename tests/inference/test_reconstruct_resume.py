@@ -202,6 +202,7 @@ def test_overwrite_starts_anew(
 ) -> None:
     run(photos, tmp_path / "expected")
     interrupt(run, photos, tmp_path / "out", monkeypatch, model=grey_model)
+    (tmp_path / "out" / ".tmp-1-999999999").write_bytes(b"half a picture of a killed process")
     passes = count_passes(monkeypatch)
     assert run(photos, tmp_path / "out", overwrite=True) == 1
     assert sum(passes) == 6
