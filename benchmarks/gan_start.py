@@ -45,7 +45,9 @@ def report(lines: list[dict[str, Any]]) -> int:
     after_ramp = [
         line["values"]["train/adaptive_weight/gan_share"]
         for line in lines
-        if line["split"] == "train" and line["step"] > GAN_START + RAMP
+        if line["split"] == "train"
+        and line["step"] > GAN_START + RAMP
+        and line["values"]["train/adaptive_weight/gan_share"] is not None  # null where a step was skipped
     ]
     print(f"{'step':>6} {'raw ' + name:>18} {'ema ' + name:>18} {'raw psnr':>9}")
     for step, values in val.items():
