@@ -466,3 +466,30 @@ def test_odd_names_from_a_folder(encode_: Encode, paint: Paint, tmp_path: Path) 
     os.rename(tmp_path / "in" / "a.png", odd)
     encode_(tmp_path / "in", tmp_path / "out")
     assert os.fsencode(TokenDataset(tmp_path / "out")[0]["name"]) == b"z\xff\n.png"
+
+
+# What is found out before anything is touched
+
+
+def test_overwrite_removes_nothing_before_it_knows_that_it_can_go_on(
+    encode_: Encode, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert encode_(photos, output) == 1
+    (output / "tokens_00001.json").write_bytes(b"mine")
+    before = contents(output)
+    with pytest.raises(UserError, match=r"tokens_00001\.json"):
+        encode_(photos, output, overwrite=True, shard_size=5)
+    assert contents(output) == before
+
+
+def test_a_size_too_large_for_the_memory(encode_: Encode, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"too little memory on cpu for 1 x 4000000 x 4000000 pixels"):
+        encode_(photos, tmp_path / "out", size=4_000_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_manifest_says_which_weights_they_are(encode_: Encode, model: Path, photos: Path, tmp_path: Path) -> None:
+    VQGAN.from_pretrained(model).save_pretrained(tmp_path / "raw", metadata={"weights": "raw"})
+    encode_(photos, tmp_path / "out", model=str(tmp_path / "raw"), weights="ema")
+    assert json.loads((tmp_path / "out" / MANIFEST).read_bytes())["model"]["weights"] == "raw"

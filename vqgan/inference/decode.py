@@ -20,7 +20,7 @@ from vqgan.data.keys import quoted
 from vqgan.data.transforms import to_uint8
 from vqgan.errors import UserError
 from vqgan.inference.ledger import Ledger
-from vqgan.inference.outputs import check_inside, name_outputs, refuse_to_overwrite, write_image
+from vqgan.inference.outputs import check_inside, clean_up, name_outputs, refuse_to_overwrite, write_image
 from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.team import Team, open_team
 from vqgan.model import VQGAN
@@ -149,12 +149,15 @@ def _open_output(ledger: Ledger, output: Path, targets: Sequence[Path], team: Te
     if overwrite:
         if team.main:
             ledger.remove()
+            clean_up(targets)
         team.wait()
         check_inside(output, targets)
     else:
         ledger.read()
         if ledger.found:
             check_inside(output, targets)
+            if team.main:
+                clean_up(targets)
         else:
             refuse_to_overwrite(output, targets, remedy=EXISTS)
     team.wait()  # nobody writes before all have looked

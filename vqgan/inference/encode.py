@@ -23,6 +23,7 @@ from vqgan.data.sources import Source, fingerprint, open_source
 from vqgan.data.transforms import CENTRE, Choice, draw_choice, to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference.labels import Labels
+from vqgan.inference.memory import check_group
 from vqgan.inference.outputs import refuse_to_overwrite
 from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.reading import Group, micro_batch_for, read_groups
@@ -49,6 +50,7 @@ from vqgan.tokens import (
 
 Result = TypeVar("Result")
 
+STRANGER = "Choose another OUTPUT, or move it away."
 VIEW_SEED = 0
 VIEW_DRAW: dict[str, Any] = {
     "random_crop": True,
@@ -124,6 +126,7 @@ def encode(model: str, source: str, output: Path, options: Options) -> int:
     network = VQGAN.from_pretrained(model, weights=options.weights, device=team.device)
     size = options.size or network.config["image_size"]
     check_size(size, network.stride)
+    check_group(network, size, micro_batch_for(size), team.device)
     images = open_source(source, image_size=size)
     labels = Labels(images)
     head = _head(network, images, labels, size, options)
@@ -176,7 +179,7 @@ def _head(network: VQGAN, images: Source, labels: Labels, size: int, options: Op
             "max_pixels": data.max_pixels,
         },
         "views": {"count": options.views, "first": "centre crop", "others": drawn if options.views > 1 else None},
-        "model": {"sha256": network.weights_hash(), "weights": options.weights},
+        "model": {"sha256": network.weights_hash(), "weights": network.metadata.get("weights", options.weights)},
         "precision": "float32",
         "micro_batch": micro_batch_for(size),
         "images": len(images),
@@ -195,7 +198,10 @@ def _shards(head: Mapping[str, Any]) -> int:
 
 def _open_output(output: Path, head: Mapping[str, Any], *, overwrite: bool) -> dict[int, dict[str, Any]]:
     """Make the folder ready; the shards that an interrupted start of this command finished, by number."""
+    planned = [output / name for name in planned_files(head)]
     if overwrite:
+        own = _own_files(output)
+        refuse_to_overwrite(output, [path for path in planned if path not in own], remedy=STRANGER)
         _remove_tokens(output)
     if (output / MANIFEST).exists():
         read_token_manifest(output)  # whose manifest is it?
@@ -205,9 +211,7 @@ def _open_output(output: Path, head: Mapping[str, Any], *, overwrite: bool) -> d
         )
     if (output / PARTIAL).exists():
         return _finished_before(output, head)
-    refuse_to_overwrite(
-        output, [output / name for name in planned_files(head)], remedy="Choose another OUTPUT, or move it away."
-    )
+    refuse_to_overwrite(output, planned, remedy=STRANGER)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -238,6 +242,15 @@ def _is_whole(output: Path, entry: Mapping[str, Any]) -> bool:
     except UserError:
         return False
     return True
+
+
+def _own_files(output: Path) -> set[Path]:
+    """What the manifests in `output`, whole or partial, say is ours."""
+    own: set[Path] = set()
+    for name, is_partial in ((MANIFEST, False), (PARTIAL, True)):
+        if (output / name).exists():
+            own |= {output / file for file in planned_files(read_token_manifest(output, partial=is_partial))}
+    return own
 
 
 def _remove_tokens(output: Path) -> None:

@@ -22,6 +22,7 @@ from vqgan.errors import UserError
 from vqgan.inference.card import all_entries, common_facts, precision_of, refuse_card, write_card
 from vqgan.inference.codes import CodeCounts, PrecisionCheck, bits
 from vqgan.inference.judges import check_fid_images, chosen_metrics, empty_cells, open_judges
+from vqgan.inference.memory import check_group
 from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.reading import Group, micro_batch_for, read_groups
 from vqgan.inference.scores import Scores
@@ -88,6 +89,7 @@ def evaluate(model: str, source: str, options: Options) -> int:
     team = open_team(options.device)
     network = VQGAN.from_pretrained(model, weights=options.weights, device=team.device)
     size = options.size or network.config["image_size"]
+    check_group(network, size, micro_batch_for(size), team.device)
     images = open_source(source, image_size=size)
     empty = empty_cells(metrics, channels=network.channels, size=size, images=len(images), net=options.lpips)
     possible = tuple(name for name in metrics if name not in empty)

@@ -3,6 +3,7 @@
 import psutil
 import torch
 
+from vqgan.errors import UserError
 from vqgan.model import VQGAN
 
 FULL_SIZE_MAPS = 6  # feature maps of full resolution that a residual block and its neighbours hold at once
@@ -37,3 +38,18 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def check_group(network: VQGAN, size: int, micro_batch: int, device: torch.device) -> None:
+    """Refuse crops of which a group does not fit, before any is read.
+
+    Raises:
+        UserError: naming the size.
+    """
+    try:
+        check_memory(network, micro_batch * size, size, device)
+    except MemoryError as error:
+        raise UserError(
+            f"too little memory on {device} for {micro_batch} x {size} x {size} pixels. Choose a smaller --size, or "
+            f"`reconstruct --tile` without --size."
+        ) from error

@@ -25,7 +25,7 @@ from vqgan.errors import UserError
 from vqgan.inference.formats import beside, from_model, to_model
 from vqgan.inference.ledger import Ledger, interrupted
 from vqgan.inference.measure import Measure, Row, open_measure
-from vqgan.inference.memory import check_memory, is_out_of_memory
+from vqgan.inference.memory import check_group, check_memory, is_out_of_memory
 from vqgan.inference.outputs import (
     check_inside,
     clean_up,
@@ -274,13 +274,7 @@ def _crops(job: Job) -> Iterator[Output]:
     size, network = job.options.size, job.network
     assert size is not None
     micro_batch = micro_batch_for(size)
-    try:
-        check_memory(network, micro_batch * size, size, job.team.device)
-    except MemoryError as error:
-        raise UserError(
-            f"too little memory on {job.team.device} for {micro_batch} x {size} x {size} pixels. Choose a smaller "
-            f"--size, or say --tile without --size."
-        ) from error
+    check_group(network, size, micro_batch, job.team.device)
     missing = sorted({index // micro_batch for index in range(len(job.images)) if index not in job.ledger.done})
     mine = job.team.share(missing)
     groups = read_groups(
