@@ -204,9 +204,11 @@ def _images(job: Job) -> Iterator[tuple[int, Tensor]]:
         return [image * tokens.views + view for image in images], recon[places]
 
     at_once = passes_at_once(job.network, tokens.manifest["image_size"], micro_batch, job.team.device)
-    with tqdm(total=len(mine) * micro_batch, unit="image", disable=None if job.team.main else True) as progress:
+    sizes = dict(zip(*(values.tolist() for values in np.unique(groups, return_counts=True)), strict=True))
+    total = sum(sizes[group] for group, _ in mine)
+    with tqdm(total=total, unit="image", disable=None if job.team.main else True) as progress:
         for items, recon in one_core_each(through_model, mine, at_once=at_once):
             for item, image in zip(items, recon, strict=True):
                 if item not in job.ledger.done:
                     yield item, image
-            progress.update(micro_batch)
+            progress.update(len(items))

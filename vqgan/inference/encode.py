@@ -26,7 +26,7 @@ from vqgan.inference.labels import Labels
 from vqgan.inference.memory import check_group
 from vqgan.inference.outputs import refuse_to_overwrite
 from vqgan.inference.passes import one_core_each, passes_at_once
-from vqgan.inference.reading import Group, micro_batch_for, read_groups
+from vqgan.inference.reading import Group, images_in, micro_batch_for, read_groups
 from vqgan.inference.team import Team, open_team
 from vqgan.model import VQGAN
 from vqgan.pretrained import Weights
@@ -285,8 +285,9 @@ def _on_main(team: Team, action: Callable[[], Result]) -> Result:
 
 def _encode_shards(job: Job) -> None:
     missing = [number for number in range(_shards(job.head)) if number not in job.entries]
-    mine = sum(len(job.team.share(_groups_of(job, number))) for number in missing)
-    total = mine * job.head["micro_batch"] * job.options.views
+    micro_batch, count = job.head["micro_batch"], len(job.images)
+    mine = sum(images_in(job.team.share(_groups_of(job, number)), micro_batch, count) for number in missing)
+    total = mine * job.options.views
     with tqdm(total=total, unit="image", disable=None if job.team.main else True) as progress:
         for number in missing:
             parts = job.team.gather(list(_encode_groups(job, number, progress)))
@@ -344,7 +345,7 @@ def _encode_view(
         first = group.number * head["micro_batch"]
         members = range(first, min(first + head["micro_batch"], len(job.images)))
         unread = [position for position in members if position not in group.indices]
-        progress.update(head["micro_batch"])
+        progress.update(len(members))
         yield indices, {position: bad.reason for position, bad in zip(unread, group.bad, strict=True)}
 
 

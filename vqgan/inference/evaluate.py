@@ -24,7 +24,7 @@ from vqgan.inference.codes import CodeCounts, PrecisionCheck, bits
 from vqgan.inference.judges import check_fid_images, chosen_metrics, empty_cells, open_judges
 from vqgan.inference.memory import check_group
 from vqgan.inference.passes import one_core_each, passes_at_once
-from vqgan.inference.reading import Group, micro_batch_for, read_groups
+from vqgan.inference.reading import Group, images_in, micro_batch_for, read_groups
 from vqgan.inference.scores import Scores
 from vqgan.inference.table import table
 from vqgan.inference.team import Team, open_team
@@ -162,11 +162,6 @@ def _card(job: Job, metrics: tuple[str, ...], empty: dict[str, str]) -> dict[str
 
 
 # Shared with `compare`
-
-
-def images_in(groups: Iterable[int], per_group: int, count: int) -> int:
-    """How many of `count` images lie in these groups."""
-    return sum(min(per_group, count - group * per_group) for group in groups)
 
 
 def progress_over(groups: Iterable[Group], images: int, team: Team) -> Iterator[Group]:

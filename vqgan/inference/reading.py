@@ -46,6 +46,11 @@ def micro_batch_for(size: int) -> int:
     return max(1, min(LARGEST_GROUP, GROUP_PIXELS // size**2))
 
 
+def images_in(groups: Iterable[int], per_group: int, count: int) -> int:
+    """How many of `count` images lie in these groups."""
+    return sum(min(per_group, count - group * per_group) for group in groups)
+
+
 def read_groups(
     source: Source,
     numbers: Iterable[int],

@@ -35,7 +35,7 @@ from vqgan.inference.outputs import (
     write_image,
 )
 from vqgan.inference.passes import one_core_each, passes_at_once
-from vqgan.inference.reading import GROUP_PIXELS, Group, micro_batch_for, read_groups, read_natives
+from vqgan.inference.reading import GROUP_PIXELS, Group, images_in, micro_batch_for, read_groups, read_natives
 from vqgan.inference.report import TABLE, summary, write_table
 from vqgan.inference.team import Team, open_team
 from vqgan.inference.tiles import Tiling, check_tiling, overview, reconstruct_tiled
@@ -295,15 +295,17 @@ def _crops(job: Job) -> Iterator[Output]:
             if any(index not in job.ledger.done for index in group.indices):
                 yield group
             else:  # it held nothing new but what cannot be read
-                progress.update(micro_batch)
+                progress.update(len(group.places) + len(group.bad))
 
     at_once = passes_at_once(network, size, micro_batch, job.team.device)
-    with tqdm(total=len(mine) * micro_batch, unit="image", disable=None if job.team.main else True) as progress:
+    with tqdm(
+        total=images_in(mine, micro_batch, len(job.images)), unit="image", disable=None if job.team.main else True
+    ) as progress:
         for group, recon in one_core_each(through_model, unfinished(), at_once=at_once):
             for place, index in zip(group.places, group.indices, strict=True):
                 if index not in job.ledger.done:
                     yield Output(index, group.images[place], recon[place])
-            progress.update(micro_batch)
+            progress.update(len(group.places) + len(group.bad))
 
 
 def _report(job: Job, rows: dict[int, Row]) -> int:
