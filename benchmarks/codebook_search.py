@@ -35,10 +35,10 @@ def main() -> None:
     print(f"{'N':>6} {'K':>7} {'D':>4} {'ours ms':>9} {'dense ms':>9} {'ratio':>6} {'equal':>7} {'worst excess':>13}")
     for count, entries, dim in SHAPES:
         z, codebook = draw(count, entries, dim)
-        ours = best_ms(lambda z=z, codebook=codebook: nearest(z, codebook), options.rounds)  # type: ignore[misc]
+        ours = best_ms(lambda z=z, codebook=codebook: nearest(z, codebook), options.rounds)  # type: ignore[misc]  # mypy knows no such lambda
         line = f"{count:6} {entries:7} {dim:4} {ours:9.1f}"
         if count * entries * 4 <= DENSE_LIMIT_BYTES:
-            usual = best_ms(lambda z=z, codebook=codebook: dense(z, codebook), options.rounds)  # type: ignore[misc]
+            usual = best_ms(lambda z=z, codebook=codebook: dense(z, codebook), options.rounds)  # type: ignore[misc]  # mypy knows no such lambda
             line += f" {usual:9.1f} {ours / usual:6.2f}"
         else:
             line += f" {'-':>9} {'-':>6}"

@@ -71,7 +71,7 @@ def victim(run: Path, max_steps: int, mode: str, moment: float, note: Path) -> N
 
         return call
 
-    Trainer.train_step, training.save = step, save  # type: ignore[method-assign]
+    Trainer.train_step, training.save = step, save  # type: ignore[method-assign]  # watched on purpose
     for name in ("fsync", "rename", "replace", "open", "unlink", "rmdir"):
         setattr(os, name, counted(getattr(os, name), name))
     sys.exit(main(["train", *SETTINGS, f"run.dir={run}", f"train.max_steps={max_steps}"]))

@@ -23,7 +23,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     for name in ("evaluate", "compare"):
         module = ModuleType(f"vqgan.inference.{name}")
-        module.Options = dict  # type: ignore[attr-defined]  # stand-ins
+        module.Options = dict  # type: ignore[attr-defined]  # a stand-in module has no names yet
         setattr(module, name, record)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return seen

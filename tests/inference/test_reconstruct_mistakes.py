@@ -16,7 +16,7 @@ from torch import Tensor
 from vqgan.cli.main import main
 from vqgan.data.files import FileSource
 from vqgan.errors import UserError
-from vqgan.inference import reconstruct as room
+from vqgan.inference import opening
 from vqgan.inference.team import choose_device
 from vqgan.model import VQGAN
 
@@ -47,7 +47,7 @@ def test_nothing_existing_is_written_over(
         (output / name).write_bytes(b"mine")
         with pytest.raises(UserError, match=name) as caught:
             run(tmp_path / "in", output)
-        assert str(caught.value) == f"'{output / name}' exists. {room.EXISTS}" and "--overwrite" in room.EXISTS
+        assert str(caught.value) == f"'{output / name}' exists. {opening.EXISTS}" and "--overwrite" in opening.EXISTS
         assert files(output) == [name] and (output / name).read_bytes() == b"mine"
 
 

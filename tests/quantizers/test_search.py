@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vqgan.quantizers.search import _full_precision, _search, nearest
+from vqgan.precision import full_precision
+from vqgan.quantizers.search import _search, nearest
 
 Draw = Callable[..., Tensor]
 
@@ -114,7 +115,7 @@ def low_precision(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_matmul_precision_does_not_reach_it(draw: Draw) -> None:
     a, b = draw(256, 256), draw(256, 256)
     before = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision
-    with _full_precision():
+    with full_precision():
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
         assert torch.allclose(a @ b, (a.double() @ b.double()).float(), atol=1e-4)
     assert before == (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision)
@@ -154,6 +155,6 @@ class LargestTensor(TorchDispatchMode):
 
 def test_memory_stays_within_the_budget(draw: Draw) -> None:
     z, codebook = draw(1024, 8), draw(16_384, 8)  # dense: 64 MiB
-    with LargestTensor() as largest, _full_precision():
+    with LargestTensor() as largest, full_precision():
         _search(z, codebook, 2**20)
     assert 2**18 < largest.bytes <= 2**20

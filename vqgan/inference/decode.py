@@ -20,7 +20,8 @@ from vqgan.data.keys import quoted
 from vqgan.data.transforms import to_uint8
 from vqgan.errors import UserError
 from vqgan.inference.ledger import Ledger
-from vqgan.inference.outputs import check_inside, clean_up, name_outputs, refuse_to_overwrite, write_image
+from vqgan.inference.opening import open_output
+from vqgan.inference.outputs import name_outputs, write_image
 from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.team import Team, open_team
 from vqgan.model import VQGAN
@@ -28,7 +29,6 @@ from vqgan.pretrained import Weights
 from vqgan.tokens import MANIFEST, TokenDataset
 
 WRITERS = 2  # threads
-EXISTS = "Nothing is written over: choose another OUTPUT, move away what is there, or say --overwrite."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def decode(model: str, tokens: str, output: Path, options: Options) -> int:
     manifest = (Path(tokens) / MANIFEST).read_bytes()
     command = {"model": model_hash, "tokens": hashlib.sha256(manifest).hexdigest()}
     with Ledger(output, "decode", command, rank=team.rank) as ledger:
-        _open_output(ledger, output, targets, team, overwrite=options.overwrite)
+        open_output(ledger, targets, team, overwrite=options.overwrite)
         if ledger.done:
             team.say(f"{len(ledger.done)} of {len(dataset)} were done before; going on.")
         job = Job(network=network, tokens=dataset, targets=targets, options=options, team=team, ledger=ledger)
@@ -142,26 +142,6 @@ def view_key(name: str, view: int) -> str:
     """Name of an image's view: a.jpg, a.view1.jpg, a.view2.jpg."""
     stem, suffix = os.path.splitext(name)
     return f"{stem}.view{view}{suffix or '.png'}" if view else name
-
-
-def _open_output(ledger: Ledger, output: Path, targets: Sequence[Path], team: Team, *, overwrite: bool) -> None:
-    """Find what an interrupted start left, or make sure that nothing is in the way."""
-    if overwrite:
-        if team.main:
-            ledger.remove()
-            clean_up(targets)
-        team.wait()
-        check_inside(output, targets)
-    else:
-        ledger.read()
-        if ledger.found:
-            check_inside(output, targets)
-            if team.main:
-                clean_up(targets)
-        else:
-            refuse_to_overwrite(output, targets, remedy=EXISTS)
-    team.wait()  # nobody writes before all have looked
-    ledger.start()
 
 
 def _write_images(job: Job) -> None:

@@ -24,25 +24,20 @@ from vqgan.data.transforms import CENTRE, Choice, draw_choice, to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference.labels import Labels
 from vqgan.inference.memory import check_group
-from vqgan.inference.outputs import refuse_to_overwrite
 from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.reading import Group, images_in, micro_batch_for, read_groups
 from vqgan.inference.team import Team, open_team
+from vqgan.inference.token_folder import open_tokens
 from vqgan.model import VQGAN
 from vqgan.pretrained import Weights
-from vqgan.store import clean_leftovers
 from vqgan.tokens import (
     KIND,
-    MANIFEST,
     ORDER,
-    PARTIAL,
     SCHEMA_VERSION,
     Details,
     Tokens,
-    check_shard,
     planned_files,
     read_details,
-    read_token_manifest,
     smallest_dtype,
     write_manifest,
     write_shard,
@@ -50,7 +45,6 @@ from vqgan.tokens import (
 
 Result = TypeVar("Result")
 
-STRANGER = "Choose another OUTPUT, or move it away."
 VIEW_SEED = 0
 VIEW_DRAW: dict[str, Any] = {
     "random_crop": True,
@@ -60,8 +54,6 @@ VIEW_DRAW: dict[str, Any] = {
     "color_jitter": 0.0,
 }
 """How views other than the first are drawn; see `draw_choice`."""
-RESULTS = ("shards", "count", "bad")
-"""Keys of the manifest that come after the work; all others say what the work is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +122,7 @@ def encode(model: str, source: str, output: Path, options: Options) -> int:
     images = open_source(source, image_size=size)
     labels = Labels(images)
     head = _head(network, images, labels, size, options)
-    entries = _on_main(team, partial(_open_output, output, head, overwrite=options.overwrite))
+    entries = _on_main(team, partial(open_tokens, output, head, overwrite=options.overwrite))
     for note in images.notes:
         team.say(note)
     job = Job(
@@ -191,79 +183,6 @@ def _head(network: VQGAN, images: Source, labels: Labels, size: int, options: Op
 
 def _shards(head: Mapping[str, Any]) -> int:
     return len(planned_files(head)) // 2
-
-
-# Where it goes
-
-
-def _open_output(output: Path, head: Mapping[str, Any], *, overwrite: bool) -> dict[int, dict[str, Any]]:
-    """Make the folder ready; the shards that an interrupted start of this command finished, by number."""
-    planned = [output / name for name in planned_files(head)]
-    if overwrite:
-        own = _own_files(output)
-        refuse_to_overwrite(output, [path for path in planned if path not in own], remedy=STRANGER)
-        _remove_tokens(output)
-    if (output / MANIFEST).exists():
-        read_token_manifest(output)  # whose manifest is it?
-        raise UserError(
-            f"{quoted(output)} holds the tokens of a finished encode, which are left as they are. Choose another "
-            f"OUTPUT, or say --overwrite to replace them."
-        )
-    if (output / PARTIAL).exists():
-        return _finished_before(output, head)
-    refuse_to_overwrite(output, planned, remedy=STRANGER)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{quoted(output)} cannot be made: {error.strerror}. Choose another OUTPUT.") from None
-    write_manifest(output, {**head, "shards": []}, finished=False)
-    return {}
-
-
-def _finished_before(output: Path, head: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    earlier = read_token_manifest(output, partial=True)
-    differing = sorted(key for key in {*earlier, *head} - set(RESULTS) if earlier.get(key) != head.get(key))
-    if differing:
-        raise UserError(
-            f"{quoted(output)} holds an interrupted encode with another {', '.join(differing)}. Repeat that command to "
-            f"finish it, choose another OUTPUT, or say --overwrite to start anew."
-        )
-    clean_leftovers(output)
-    return {_number(entry): entry for entry in earlier["shards"] if _is_whole(output, entry)}
-
-
-def _number(entry: Mapping[str, Any]) -> int:
-    return int(Path(entry["tokens"]["file"]).stem.removeprefix("tokens_"))
-
-
-def _is_whole(output: Path, entry: Mapping[str, Any]) -> bool:
-    try:
-        check_shard(output, entry, hashes=True)
-    except UserError:
-        return False
-    return True
-
-
-def _own_files(output: Path) -> set[Path]:
-    """What the manifests in `output`, whole or partial, say is ours."""
-    own: set[Path] = set()
-    for name, is_partial in ((MANIFEST, False), (PARTIAL, True)):
-        if (output / name).exists():
-            own |= {output / file for file in planned_files(read_token_manifest(output, partial=is_partial))}
-    return own
-
-
-def _remove_tokens(output: Path) -> None:
-    """Remove what the manifest, whole or partial, says is ours."""
-    for name, is_partial in ((MANIFEST, False), (PARTIAL, True)):
-        if not (output / name).exists():
-            continue
-        ours = planned_files(read_token_manifest(output, partial=is_partial))
-        try:
-            for path in [*(output / file for file in ours), output / name]:  # the manifest last: a kill loses no name
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"{quoted(path)} cannot be removed: {error.strerror}. Choose another OUTPUT.") from None
 
 
 def _on_main(team: Team, action: Callable[[], Result]) -> Result:

@@ -26,12 +26,10 @@ from vqgan.inference.formats import beside, from_model, to_model
 from vqgan.inference.ledger import Ledger, interrupted
 from vqgan.inference.measure import Measure, Row, open_measure
 from vqgan.inference.memory import check_group, check_memory, is_out_of_memory
+from vqgan.inference.opening import open_output
 from vqgan.inference.outputs import (
-    check_inside,
-    clean_up,
     name_outputs,
     refuse_inputs,
-    refuse_to_overwrite,
     write_image,
 )
 from vqgan.inference.passes import one_core_each, passes_at_once
@@ -45,7 +43,6 @@ from vqgan.pretrained import Weights
 
 NAME = "reconstruct"
 WRITERS = 2  # threads
-EXISTS = "Nothing is written over: choose another OUTPUT, move away what is there, or say --overwrite."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +130,7 @@ def reconstruct(model: str, source: str, output: Path, options: Options) -> int:
     measure = open_measure(options.lpips, team)
     new_folders = [folder for folder in (output, *output.parents) if not folder.exists()]
     with Ledger(output, NAME, command, rank=team.rank) as ledger:
-        _open_output(ledger, output, targets, team, overwrite=options.overwrite)
+        open_output(ledger, targets, team, overwrite=options.overwrite, also=[output / TABLE])
         for note in [*images.notes, *measure.notes]:
             team.say(note)
         if ledger.done:
@@ -156,26 +153,6 @@ def _without_results(images: Source, source: Path, output: Path, team: Team) -> 
         return images
     prefix = f"{inner.relative_to(root).as_posix()}/"
     return subset(images, [index for index in range(len(images)) if not images.key(index).startswith(prefix)])
-
-
-def _open_output(ledger: Ledger, output: Path, targets: Sequence[Path], team: Team, *, overwrite: bool) -> None:
-    """Find what an interrupted start left, or make sure that nothing is in the way."""
-    if overwrite:
-        if team.main:
-            ledger.remove()
-            clean_up(targets)
-        team.wait()
-        check_inside(output, targets)
-    else:
-        ledger.read()
-        if ledger.found:
-            check_inside(output, targets)
-            if team.main:
-                clean_up(targets)
-        else:
-            refuse_to_overwrite(output, [*targets, output / TABLE], remedy=EXISTS)
-    team.wait()  # nobody writes before all have looked
-    ledger.start()
 
 
 def _run(job: Job) -> dict[int, Row]:

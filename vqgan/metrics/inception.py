@@ -4,8 +4,6 @@
 """
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vqgan.errors import UserError
+from vqgan.precision import full_precision
 from vqgan.weights import check_tensors, read_weights
 from vqgan.weights_table import WEIGHTS
 
@@ -73,7 +72,7 @@ class InceptionFeatures(nn.Module):
                 f"FID and Inception Score see grey (1 channel) or RGB (3 channels) images; these have "
                 f"{images.shape[1]} channels. Leave 'rfid' and 'is' out of the metrics."
             )
-        with torch.autocast(images.device.type, enabled=False), _full_precision():
+        with torch.autocast(images.device.type, enabled=False), full_precision():
             return InceptionOutput(*self.network(images.expand(-1, 3, -1, -1)))
 
 
@@ -99,19 +98,3 @@ def _build() -> nn.Module:
 
 def _is_counter(key: str) -> bool:
     return key.endswith(".num_batches_tracked")
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute float32 convolutions and products in float32: cuDNN uses TF32 for convolutions unless told otherwise."""
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    convolutions = (cudnn.conv, mkldnn.conv)  # type: ignore[attr-defined]  # modules that swap themselves for objects
-    backends = (*convolutions, torch.backends.cuda.matmul, mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision

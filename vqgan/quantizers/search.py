@@ -9,12 +9,11 @@ where norms are large against distances, and its rounding may depend on the shap
 the C best entries of each row; squared differences, summed in a fixed order, then choose among those.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vqgan.precision import full_precision
 
 BUDGET_BYTES = 64 * 2**20
 
@@ -44,7 +43,7 @@ def nearest(z: Tensor, codebook: Tensor, *, budget_bytes: int = BUDGET_BYTES) ->
 
 @torch.library.custom_op("vqgan::nearest", mutates_args=())
 def _nearest(z: Tensor, codebook: Tensor, budget_bytes: int) -> Tensor:
-    with torch.autocast(z.device.type, enabled=False), _full_precision():
+    with torch.autocast(z.device.type, enabled=False), full_precision():
         return _search(z, codebook, budget_bytes)
 
 
@@ -132,18 +131,3 @@ def _closest(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:
     tied = distances == distances.amin(1, keepdim=True)
     indices = candidates.where(tied, len(codebook)).amin(1)
     return indices.clamp(max=len(codebook) - 1)  # no candidate equals a distance that is not a number
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute float32 products in float32, whatever torch.set_float32_matmul_precision says."""
-    mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # the module swaps itself for an object
-    backends = (torch.backends.cuda.matmul, mkldnn)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
