@@ -13,10 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-NEEDS_NETWORK = (
-    "The term 'lpips' needs a frozen network, which losses/ does not load by itself: build losses.perceptual.LPIPS and "
-    "hand it to GeneratorLoss(..., perceptual=...), or drop 'lpips' from the terms."
-)
+from losses.distance import FrozenDistance, check_pair, fill, network_term, show
 
 
 class _Trunk(NamedTuple):
@@ -32,12 +29,12 @@ _TRUNKS = {
 }
 
 
-class LPIPS(nn.Module):
+class LPIPS(FrozenDistance):
     """Distance between deep features of two images: 0 for equal images, larger for what people see as different.
 
     Frozen in every sense: no parameter asks for a gradient, `train()` has no effect, and there is no dropout. Gradients
     flow to `recon` only. Computed in the precision of its weights, float32, whatever autocast says. One channel is
-    shown to the trunk as grey (repeated three times); other channel counts but three are refused.
+    shown to the trunk as grey (repeated three times); for other channel counts than three see `losses.channels`.
 
     Args:
         net: backbone: "vgg", "alex" or "squeeze".
@@ -70,21 +67,12 @@ class LPIPS(nn.Module):
         self.scaling = lpips.ScalingLayer()
         _fill_trunk(self.trunk, trunk)
         _fill_heads(self.heads, net)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "LPIPS":
-        """Stay in evaluation mode, whatever a parent module asks for."""
-        return super().train(False)
-
-    def forward(self, images: Tensor, recon: Tensor) -> Tensor:
-        """Mean distance over the batch, a scalar."""
-        return self.per_image(images, recon).mean()
+        self.freeze()
 
     def per_image(self, images: Tensor, recon: Tensor) -> Tensor:
         """Distance of each pair, (B,)."""
-        if images.shape != recon.shape:
-            raise ValueError(f"LPIPS compares images of equal shape; got {_show(images)} and {_show(recon)}.")
+        check_pair(images, recon, what="LPIPS", term="lpips")
+        self._check_size(images)
         with torch.autocast(recon.device.type, enabled=False):
             with torch.no_grad():
                 real = self._features(images)
@@ -97,32 +85,20 @@ class LPIPS(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Unit-length features of every tapped layer, each (B, width, h, w)."""
-        images = self._as_rgb(images).to(self.scaling.scale.dtype)
+        images = images.expand(-1, 3, -1, -1).to(self.scaling.scale.dtype)
         return [unit_length(tap) for tap in self.trunk(self.scaling(images))]
 
-    def _as_rgb(self, images: Tensor) -> Tensor:
-        channels, side = images.shape[1], min(images.shape[2:])
+    def _check_size(self, images: Tensor) -> None:
         min_side = _TRUNKS[self.net].min_side
-        if channels not in (1, 3):
+        if min(images.shape[2:]) < min_side:
             raise ValueError(
-                f"LPIPS sees grey (1 channel) or RGB (3 channels) images; these have {channels} channels. "
-                f"Drop 'lpips' from loss.terms, or train on 1 or 3 channels."
-            )
-        if side < min_side:
-            raise ValueError(
-                f"LPIPS with net '{self.net}' needs images of {min_side} x {min_side} px or more; got {_show(images)}. "
+                f"LPIPS with net '{self.net}' needs images of {min_side} x {min_side} px or more; got {show(images)}. "
                 f"Use larger images, or drop 'lpips' from loss.terms."
             )
-        return images.expand(-1, 3, -1, -1)
 
 
-def lpips_term(images: Tensor, recon: Tensor) -> Tensor:
-    """Place of LPIPS among the terms; the network itself is handed to `GeneratorLoss`.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(NEEDS_NETWORK)
+lpips_term = network_term("lpips", "losses.perceptual.LPIPS(...)")
+"""Place of LPIPS among the terms; the network itself is handed to `GeneratorLoss`."""
 
 
 def unit_length(features: Tensor) -> Tensor:
@@ -145,13 +121,7 @@ def _fill_trunk(module: nn.Module, weights: Mapping[str, Tensor] | None) -> None
         return
     # The package keeps torchvision's layers and numbers but groups them: slice2.5.weight is features.5.weight.
     names = {f"features.{name.split('.', 1)[1]}": name for name in module.state_dict()}
-    wrong = sorted(names.keys() ^ weights.keys())[:4]
-    if wrong:
-        raise ValueError(f"The trunk's weights do not fit: missing or unexpected {', '.join(wrong)}.")
-    try:
-        module.load_state_dict({names[key]: tensor for key, tensor in weights.items()})
-    except RuntimeError as error:
-        raise ValueError(f"The trunk's weights do not fit: {error}") from error
+    fill(module, weights, what="the trunk", names=names)
 
 
 def _fill_heads(heads: nn.ModuleList, net: str) -> None:
@@ -159,7 +129,3 @@ def _fill_heads(heads: nn.ModuleList, net: str) -> None:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     # lin0.model.1.weight -> 0.model.0.weight: without the dropout, the convolution comes first.
     heads.load_state_dict({key.removeprefix("lin").replace("model.1", "model.0"): w for key, w in weights.items()})
-
-
-def _show(images: Tensor) -> str:
-    return str(tuple(images.shape))

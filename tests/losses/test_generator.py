@@ -12,7 +12,8 @@ from losses.generator import GeneratorGradient, GeneratorLoss
 
 TERM_LOGS = {"loss/total", "loss/l1"}
 GAN_LOGS = {"loss/gan_g", "adaptive_weight/applied"}
-WEIGHT_LOGS = {f"adaptive_weight/{name}" for name in ("raw", "rec_norm", "gan_norm", "gan_share", "fallbacks")}
+SHARE_LOGS = {f"adaptive_weight/{name}" for name in ("raw", "rec_norm", "gan_norm", "gan_share")}
+ADAPTIVE_LOGS = {"adaptive_weight/fallbacks"}
 
 
 class StubPerceptual(nn.Module):
@@ -48,7 +49,7 @@ class Toy:
         return [*self.body.parameters(), *self.conv_out.parameters()]
 
     def evaluate(
-        self, loss: GeneratorLoss, *, factor: float = 1.0, features: Tensor | None = None
+        self, loss: GeneratorLoss, *, factor: float = 1.0, features: Tensor | None = None, refresh: bool = True
     ) -> GeneratorGradient:
         recon, own_features = self.decode()
         result: GeneratorGradient = loss(
@@ -58,6 +59,7 @@ class Toy:
             last_layer=self.conv_out.weight,
             discriminator=self.discriminator,
             gan_factor=factor,
+            refresh=refresh,
         )
         return result
 
@@ -72,7 +74,7 @@ def toy() -> Toy:
 def test_gradient_equals_autograd_of_the_whole_objective(toy: Toy, adversarial: str, adaptive: bool) -> None:
     loss = GeneratorLoss(
         {"l1": 1.0, "l2": 0.5, "lpips": 2.0},
-        perceptual=toy.perceptual,
+        networks={"lpips": toy.perceptual},
         adversarial=adversarial,
         disc_weight=0.8,
         adaptive=adaptive,
@@ -90,14 +92,14 @@ def test_gradient_equals_autograd_of_the_whole_objective(toy: Toy, adversarial: 
         "lpips": toy.perceptual(toy.images, recon),
     }
     rec = terms["l1"] + 0.5 * terms["l2"] + 2.0 * terms["lpips"]
-    gan = ADVERSARIAL[adversarial].generator(toy.discriminator(recon))
+    gan = ADVERSARIAL[adversarial].generator(toy.discriminator(recon), toy.discriminator(toy.images).detach())
     weight = 1.0
+    (rec_w,) = torch.autograd.grad(rec, toy.conv_out.weight, retain_graph=True)
+    (gan_w,) = torch.autograd.grad(gan, toy.conv_out.weight, retain_graph=True)
     if adaptive:
-        (rec_w,) = torch.autograd.grad(rec, toy.conv_out.weight, retain_graph=True)
-        (gan_w,) = torch.autograd.grad(gan, toy.conv_out.weight, retain_graph=True)
         weight = (rec_w.norm() / (gan_w.norm() + 1e-4)).item()
-        share = result.logs["adaptive_weight/gan_share"].item()
-        assert share == pytest.approx(0.2 * weight * (gan_w.norm() / rec_w.norm()).item(), rel=1e-9)
+    share = result.logs["adaptive_weight/gan_share"].item()
+    assert share == pytest.approx(0.2 * weight * (gan_w.norm() / rec_w.norm()).item(), rel=1e-9)
     total = rec + 0.25 * 0.8 * weight * gan
     expected = torch.autograd.grad(total, toy.parameters())
 
@@ -111,7 +113,7 @@ def test_gradient_equals_autograd_of_the_whole_objective(toy: Toy, adversarial: 
 
 
 def test_nothing_else_gets_a_gradient_and_nothing_returned_has_a_graph(toy: Toy) -> None:
-    loss = GeneratorLoss({"l1": 1.0, "lpips": 1.0}, perceptual=toy.perceptual)
+    loss = GeneratorLoss({"l1": 1.0, "lpips": 1.0}, networks={"lpips": toy.perceptual})
     result = toy.evaluate(loss)
     others = [*toy.discriminator.parameters(), *toy.perceptual.parameters(), *toy.parameters()]
     assert all(parameter.grad is None for parameter in others)
@@ -121,8 +123,9 @@ def test_nothing_else_gets_a_gradient_and_nothing_returned_has_a_graph(toy: Toy)
 
 
 def test_logs(toy: Toy) -> None:
-    assert toy.evaluate(GeneratorLoss({"l1": 1.0})).logs.keys() == TERM_LOGS | GAN_LOGS | WEIGHT_LOGS
-    assert toy.evaluate(GeneratorLoss({"l1": 1.0}, adaptive=False)).logs.keys() == TERM_LOGS | GAN_LOGS
+    constant = TERM_LOGS | GAN_LOGS | SHARE_LOGS
+    assert toy.evaluate(GeneratorLoss({"l1": 1.0})).logs.keys() == constant | ADAPTIVE_LOGS
+    assert toy.evaluate(GeneratorLoss({"l1": 1.0}, adaptive=False)).logs.keys() == constant
     assert toy.evaluate(GeneratorLoss({"l1": 1.0}), factor=0.0).logs.keys() == TERM_LOGS
 
 
@@ -177,8 +180,96 @@ def test_non_finite_weight_falls_back_to_the_last_good_one(toy: Toy) -> None:
     assert loss.last_weight.item() == pytest.approx(good.weight.item(), rel=1e-6)
 
 
+def test_numerator_without_the_perceptual_terms(toy: Toy) -> None:
+    terms = {"l1": 1.0, "l2": 0.5, "lpips": 2.0}
+    whole, pixel = (
+        toy.evaluate(GeneratorLoss(terms, networks={"lpips": toy.perceptual}, max_weight=1e4, numerator=numerator)).logs
+        for numerator in ("all", "pixel")
+    )
+    alone = toy.evaluate(GeneratorLoss({"l1": 1.0, "l2": 0.5}, max_weight=1e4)).logs
+    assert pixel["adaptive_weight/rec_norm"].item() == pytest.approx(
+        alone["adaptive_weight/rec_norm"].item(), rel=1e-12
+    )
+    assert pixel["adaptive_weight/raw"].item() == pytest.approx(alone["adaptive_weight/raw"].item(), rel=1e-12)
+    assert whole["adaptive_weight/rec_norm"].item() > 1.01 * pixel["adaptive_weight/rec_norm"].item()
+    assert pixel["loss/lpips"].item() == whole["loss/lpips"].item()
+
+
+def test_the_numerator_changes_the_weight_and_nothing_else(toy: Toy) -> None:
+    terms = {"l1": 1.0, "lpips": 2.0}
+    gradients = [
+        toy.evaluate(
+            GeneratorLoss(terms, networks={"lpips": toy.perceptual}, adaptive=False, numerator=numerator)
+        ).recon_grad
+        for numerator in ("all", "pixel")
+    ]
+    assert (gradients[0] - gradients[1]).abs().max().item() < 1e-15
+
+
+def test_a_pixel_numerator_needs_a_pixel_term(toy: Toy) -> None:
+    with pytest.raises(ValueError, match="'pixel' needs a term without a network; got lpips"):
+        GeneratorLoss({"lpips": 1.0}, networks={"lpips": toy.perceptual}, numerator="pixel")
+
+
+def test_a_smoothed_weight_starts_at_the_first_and_follows_slowly(toy: Toy) -> None:
+    loss = GeneratorLoss({"l1": 1.0}, max_weight=1e4, smoothing=0.75)
+    loss.update(first := toy.evaluate(loss))
+    assert first.weight.item() == pytest.approx(first.logs["adaptive_weight/raw"].item(), rel=1e-12)
+    with torch.no_grad():
+        for parameter in toy.discriminator.parameters():
+            parameter.mul_(2.0)
+    second = toy.evaluate(loss)
+    expected = 0.75 * first.weight.item() + 0.25 * second.logs["adaptive_weight/raw"].item()
+    assert second.weight.item() == pytest.approx(expected, rel=1e-6)  # stored in float32
+    assert second.logs["adaptive_weight/applied"].item() == pytest.approx(0.8 * expected, rel=1e-6)
+
+
+def test_without_a_refresh_the_last_weight_is_used_again(toy: Toy) -> None:
+    loss = GeneratorLoss({"l1": 1.0}, max_weight=1e4)
+    loss.update(first := toy.evaluate(loss))
+    with torch.no_grad():
+        for parameter in toy.discriminator.parameters():
+            parameter.mul_(2.0)
+    stale = toy.evaluate(loss, refresh=False)
+    assert stale.weight.item() == pytest.approx(first.weight.item(), rel=1e-6)
+    assert stale.logs["adaptive_weight/applied"].item() == pytest.approx(0.8 * first.weight.item(), rel=1e-6)
+    assert stale.logs.keys() == TERM_LOGS | GAN_LOGS | ADAPTIVE_LOGS
+    assert toy.evaluate(loss).weight.item() < 0.9 * first.weight.item()
+
+
+def test_micro_batches_leave_their_mean_weight(toy: Toy) -> None:
+    loss = GeneratorLoss({"l1": 1.0}, max_weight=1e4)
+    result = toy.evaluate(loss)
+    loss.update(result._replace(weight=torch.tensor(1.0)), result._replace(weight=torch.tensor(4.0)))
+    assert loss.last_weight.item() == 2.5
+
+
+def test_a_relativistic_pair_sees_the_images_without_a_gradient(toy: Toy) -> None:
+    result = toy.evaluate(GeneratorLoss({"l1": 1.0}, adversarial="relativistic", adaptive=False, disc_weight=1.0))
+    recon, _ = toy.decode()
+    recon = recon.detach().requires_grad_()
+    gan = torch.nn.functional.softplus(toy.discriminator(toy.images).detach() - toy.discriminator(recon)).mean()
+    (expected,) = torch.autograd.grad(gan + (recon - toy.images).abs().mean(), recon)
+    assert result.logs["loss/gan_g"].item() == pytest.approx(gan.item(), rel=1e-12)
+    assert (result.recon_grad - expected).abs().max().item() < 1e-15
+
+
+def test_several_maps_of_logits(toy: Toy) -> None:
+    def two(pictures: Tensor) -> tuple[Tensor, Tensor]:
+        logits = toy.discriminator(pictures)
+        return logits, 3.0 * logits[:, :, :1]
+
+    loss = GeneratorLoss({"l1": 1.0}, adaptive=False, disc_weight=1.0)
+    recon, features = toy.decode()
+    result = loss(
+        toy.images, recon, features=features, last_layer=toy.conv_out.weight, discriminator=two, gan_factor=1.0
+    )
+    maps = two(recon)
+    assert result.logs["loss/gan_g"].item() == pytest.approx(-(maps[0].mean() + maps[1].mean()).item() / 2, rel=1e-12)
+
+
 def test_state_dict_holds_nothing_but_buffers_are_there_for_the_checkpoint(toy: Toy) -> None:
-    loss = GeneratorLoss({"l1": 1.0, "lpips": 1.0}, perceptual=toy.perceptual)
+    loss = GeneratorLoss({"l1": 1.0, "lpips": 1.0}, networks={"lpips": toy.perceptual})
     assert loss.state_dict() == {}
     assert list(loss.parameters()) == []
     assert {name for name, _ in loss.named_buffers()} == {"last_weight", "weight_fallbacks"}
@@ -202,7 +293,7 @@ def test_terms_run_in_float32_and_the_critic_under_the_callers_autocast() -> Non
         return logits
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = GeneratorLoss({"lpips": 1.0}, perceptual=Spy())(
+        result = GeneratorLoss({"lpips": 1.0}, networks={"lpips": Spy()})(
             recon.bfloat16(),
             recon.bfloat16(),
             features=features.bfloat16(),
@@ -230,7 +321,7 @@ def test_gan_gradient_survives_half_precision() -> None:
 
 def test_forward_never_waits_for_the_device(toy: Toy) -> None:
     # Fake tensors hold no numbers, so whatever copies one to the host raises.
-    loss = GeneratorLoss({"l1": 1.0, "lpips": 1.0}, perceptual=toy.perceptual)
+    loss = GeneratorLoss({"l1": 1.0, "lpips": 1.0}, networks={"lpips": toy.perceptual})
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         images, features = fake.from_tensor(toy.images), torch.empty(2, 6, 12, 12, dtype=torch.float64)
         last_layer = torch.empty(3, 6, 3, 3, dtype=torch.float64)

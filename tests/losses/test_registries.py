@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from losses import ADVERSARIAL, TERMS, choose
+from losses import ADVERSARIAL, NETWORK_TERMS, TERMS, choose
 
-PIXEL_TERMS = [name for name in TERMS if name != "lpips"]
+PIXEL_TERMS = [name for name in TERMS if name not in NETWORK_TERMS]
 
 
 @pytest.mark.parametrize("name", PIXEL_TERMS)
@@ -20,9 +20,19 @@ def test_term_is_a_scalar_that_is_zero_for_equal_images_and_pulls_recon_to_image
     assert torch.equal(recon.grad.sign(), -images.sign())
 
 
-def test_lpips_among_the_terms_says_that_a_network_must_be_handed_over() -> None:
-    with pytest.raises(ValueError, match=r"GeneratorLoss\(\.\.\., perceptual="):
-        TERMS["lpips"](torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
+@pytest.mark.parametrize("name", PIXEL_TERMS)
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3])
+def test_term_has_finite_gradients_at_every_distance(name: str, scale: float) -> None:
+    images = torch.tensor([-1.0, 0.0, 1.0, 0.5]).reshape(1, 1, 2, 2)
+    recon = (images + scale * torch.tensor([1.0, -1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)).requires_grad_()
+    TERMS[name](images, recon).backward()
+    assert recon.grad is not None and recon.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETWORK_TERMS)
+def test_a_perceptual_term_says_that_a_network_must_be_handed_over(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' needs .* GeneratorLoss\(\.\.\., networks={{'{name}': \.\.\.}}\)"):
+        TERMS[name](torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
@@ -38,13 +48,17 @@ def test_discriminator_raises_real_and_lowers_fake_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_generator_raises_fake_logits(name: str) -> None:
-    fake = torch.zeros(2, 1, 3, 3, requires_grad=True)
-    loss = ADVERSARIAL[name].generator(fake)
+    pair, fake = ADVERSARIAL[name], torch.zeros(2, 1, 3, 3, requires_grad=True)
+    loss = pair.generator(fake, logits_real=torch.zeros_like(fake))
     assert loss.shape == ()
     loss.backward()
     assert fake.grad is not None
     assert (fake.grad < 0).all()
-    assert torch.equal(loss, ADVERSARIAL[name].generator(fake, logits_real=torch.ones_like(fake)))
+    # needs_real tells the truth: the other pairs ignore the real logits and do without
+    other = pair.generator(fake, logits_real=torch.ones_like(fake))
+    assert torch.equal(loss, other) is not pair.needs_real
+    if not pair.needs_real:
+        assert torch.equal(loss, pair.generator(fake))
 
 
 def test_a_wrong_name_is_answered_with_the_nearest_and_all_names() -> None:
