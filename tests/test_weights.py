@@ -13,17 +13,32 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
+from losses.logits import LOGITS_TERMS, LogitsDistance, Net
 from losses.perceptual import LPIPS
 from vqgan import download, weights
 from vqgan.errors import UserError
-from vqgan.weights import TRUNKS, fetch_weights, file_hash, find_trunk, find_weights, load_trunk, search_folders
+from vqgan.weights import (
+    CLASSIFIERS,
+    TRUNKS,
+    fetch_weights,
+    file_hash,
+    find_network,
+    find_trunk,
+    find_weights,
+    load_classifier,
+    load_trunk,
+    search_folders,
+)
 from vqgan.weights_table import WEIGHTS
 
 PUBLISHED = {
     "vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
     "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
     "squeeze": torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
+    "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
+    "convnext_s": torchvision.models.ConvNeXt_Small_Weights.IMAGENET1K_V1,
 }
+SETTING = "loss.perceptual.logits_weights.resnet50_logits"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +82,12 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-@pytest.mark.parametrize("net", TRUNKS)
+def test_trunks_and_classifiers_are_those_of_the_terms() -> None:
+    assert TRUNKS == ("vgg", "alex", "squeeze")
+    assert tuple(LOGITS_TERMS.values()) == CLASSIFIERS
+
+
+@pytest.mark.parametrize("net", PUBLISHED)
 def test_table_agrees_with_torchvision(net: str) -> None:
     file, theirs = WEIGHTS[net], PUBLISHED[net]
     assert file.url == theirs.url
@@ -189,11 +209,26 @@ def test_inception_is_found_under_both_of_its_names(
 
 
 def test_every_entry_carries_its_hash_in_its_names() -> None:
-    for file in WEIGHTS.values():
-        assert len(file.sha256) == 8
-        assert all(f"-{file.sha256}." in name for name in file.names)
+    for key, file in WEIGHTS.items():
+        assert len(file.sha256) == (0 if key == "dino_s16" else 8)  # whose publisher tells none
+        assert all(f"-{file.sha256}." in name for name in file.names) or not file.sha256
         assert file.url.endswith("/" + file.name)
         assert file.licence and file.purpose and file.megabytes > 0
+
+
+def test_where_no_hash_is_published_the_first_one_seen_is_held_on_to(
+    cache: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = WEIGHTS["dino_s16"]._replace(name=published.name, url=published.as_uri())
+    monkeypatch.setitem(WEIGHTS, "dino_s16", entry)
+    assert entry.sha256 == "" and entry.hash_note == "SHA-256 not published"
+    path = find_weights("dino_s16")  # downloads it
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    assert path.with_name(f"{path.name}.sha256").read_text() == f"{digest}  {path.name}\n"
+    assert find_weights("dino_s16") == path
+    path.write_bytes(b"another file")
+    with pytest.raises(UserError, match=rf"is not the file that was checked before.*says {digest}\."):
+        find_weights("dino_s16")
 
 
 def test_what_cannot_be_had_is_named_with_all_that_helps(
@@ -209,6 +244,16 @@ def test_what_cannot_be_had_is_named_with_all_that_helps(
     needed = ("vgg16-397923af.pth", "553.4 MB", "397923af...", str(cache), str(tmp_path / "my weights"))
     helpful = ("https://download.pytorch.org/models/vgg16", "Name or service not known", "loss.perceptual.weights")
     for part in (*needed, *helpful, "vqgan weights fetch vgg --dir D"):
+        assert part in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        find_network("resnet50", setting=SETTING, without="dropping it")
+    wanted = ("resnet50-0676ba61.pth", "102.5 MB", "0676ba61...", "https://download.pytorch.org/models/resnet50")
+    for part in (
+        *wanted,
+        "vqgan weights fetch resnet50 --dir D",
+        f"set {SETTING} to its path",
+        "dropping it",
+    ):
         assert part in str(caught.value)
     with pytest.raises(UserError) as caught:
         find_weights("inception", folder=tmp_path / "asked")
@@ -233,6 +278,36 @@ def test_explicit_file_is_found_and_loaded(tmp_path: Path, state: dict[str, Tens
     assert all(torch.equal(tensor, state[key]) for key, tensor in trunk.items())
     network = LPIPS("squeeze", trunk)  # the names fit the network that they are for
     assert torch.equal(network.trunk.slice1[0].weight, state["features.0.weight"])
+
+
+@pytest.mark.parametrize("net", CLASSIFIERS)
+@pytest.mark.parametrize("counters", [True, False])
+def test_whole_networks_are_loaded_with_and_without_counters(tmp_path: Path, net: Net, counters: bool) -> None:
+    with torch.device("meta"):
+        model: torch.nn.Module = getattr(torchvision.models, WEIGHTS[net].model)(weights=None)
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    numbers = {key: torch.full((), 0.01 * place).expand(shape) for place, (key, shape) in enumerate(shapes.items())}
+    kept = {key: tensor for key, tensor in numbers.items() if counters or not key.endswith("num_batches_tracked")}
+    torch.save(kept, tmp_path / "mine.pth")
+    loaded = load_classifier(net, find_network(net, str(tmp_path / "mine.pth"), setting=SETTING, without="dropping it"))
+    assert loaded.keys() == {key for key in shapes if not key.endswith("num_batches_tracked")}
+    assert all(torch.equal(tensor, numbers[key]) for key, tensor in loaded.items())
+    network = LogitsDistance(net, loaded).network  # the names fit the network that they are for
+    assert all(torch.equal(tensor, numbers[key]) for key, tensor in network.state_dict().items())
+
+
+def test_a_network_without_its_head_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "mine.pth")
+    with pytest.raises(
+        UserError, match=r"lacks 'bn1\.weight'.* of torchvision's resnet50\..*fits is resnet50-0676ba61"
+    ):
+        load_classifier("resnet50", tmp_path / "mine.pth")
+    with pytest.raises(UserError, match="there is no network 'inception'"):
+        load_classifier("inception", tmp_path / "mine.pth")
+    with pytest.raises(
+        UserError, match=r"resnet50_logits is '.*nowhere', which is not a file\. .* torchvision's resnet50"
+    ):
+        find_network("resnet50", str(tmp_path / "nowhere"), setting=SETTING, without="dropping it")
 
 
 @pytest.mark.parametrize("net", ["vgg", "alex"])

@@ -1,8 +1,8 @@
 """Pretrained weights of others: where they are, how to recognise them, how to get them.
 
-The files are listed in `vqgan.weights_table`. Their names carry the first eight hex digits of their SHA-256, and a file
-under a published name is always checked against them. The first check that succeeds writes the whole hash to
-FILE.sha256 (in the form `sha256sum -c` reads), and later ones compare with that as well.
+The files are listed in `vqgan.weights_table`. Where the publisher tells it, their names carry the first eight hex
+digits of their SHA-256, and a file under a published name is always checked against them. The first check that succeeds
+writes the whole hash to FILE.sha256 (in the form `sha256sum -c` reads), and later ones compare with that as well.
 
 torch is imported by what loads tensors only, so that finding, fetching and verifying start at once.
 """
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRUNKS = tuple(name for name, file in WEIGHTS.items() if file.model)
-"""Names of the perceptual networks' weights, as in `loss.perceptual.net`."""
+TRUNKS = tuple(name for name, file in WEIGHTS.items() if file.unused)
+"""Names of the trunks of LPIPS, as in `loss.perceptual.net`."""
+CLASSIFIERS = tuple(name for name, file in WEIGHTS.items() if file.model and not file.unused)
+"""Names of whole networks of torchvision, whose logits are compared."""
 
 
 class Check(NamedTuple):
@@ -69,7 +71,7 @@ def fetch_weights(name: str, *, folder: Path | None = None) -> Path:
 
 
 def find_trunk(net: str, weights: str = "imagenet", *, download: bool = True) -> Path:
-    """Path of the weight file of a perceptual network, verified where its published hash applies.
+    """Path of the weight file of an LPIPS trunk, verified where its published hash applies.
 
     Args:
         net: one of `TRUNKS`.
@@ -80,15 +82,37 @@ def find_trunk(net: str, weights: str = "imagenet", *, download: bool = True) ->
         UserError: unknown net, no such file, wrong hash, or no way to get the file. Without a network this takes
             less than five seconds.
     """
-    file = _trunk_file(net)
+    if net not in TRUNKS:
+        raise UserError(f"loss.perceptual.net is '{net}'. Choose one of: {', '.join(TRUNKS)}.")
+    without = "dropping 'lpips' from loss.terms"
+    return find_network(net, weights, setting="loss.perceptual.weights", without=without, download=download)
+
+
+def find_network(name: str, weights: str = "imagenet", *, setting: str, without: str, download: bool = True) -> Path:
+    """Path of the weight file that a setting asks for, verified where its published hash applies.
+
+    Args:
+        name: key of `WEIGHTS`.
+        weights: value of the setting: path of a file; or "imagenet": the published file, from where `find_weights`
+            finds it.
+        setting: its name, for messages.
+        without: how to do without this network, for messages: "dropping 'lpips' from loss.terms".
+        download: allow the download.
+
+    Raises:
+        UserError: no such file, wrong hash, or no way to get the file. Without a network this takes less than five
+            seconds.
+    """
+    check_name("weight file", name, WEIGHTS)
+    file = WEIGHTS[name]
     if weights == "imagenet":
-        advice = ", or set loss.perceptual.weights to its path; or train without it by dropping 'lpips' from loss.terms"
-        return _find(net, search_folders(), download=download, advice=advice)
+        advice = f", or set {setting} to its path; or train without it by {without}"
+        return _find(name, search_folders(), download=download, advice=advice)
     path = Path(weights).expanduser()
     if not os.path.isfile(path):
         raise UserError(
-            f"loss.perceptual.weights is '{weights}', which is not a file. Give 'imagenet' or the path of a weight "
-            f"file of torchvision's {file.model} (.pth or .safetensors)."
+            f"{setting} is '{weights}', which is not a file. Give 'imagenet' or the path of a weight file of "
+            f"{_owner(file)} (.pth or .safetensors)."
         )
     return _verified(path, file)
 
@@ -154,7 +178,7 @@ def file_hash(path: Path) -> str:
 
 
 def load_trunk(net: str, path: Path) -> "dict[str, Tensor]":
-    """Convolution weights of a perceptual network under torchvision's names, `features.0.weight` and so on.
+    """Convolution weights of an LPIPS trunk under torchvision's names, `features.0.weight` and so on.
 
     Args:
         net: one of `TRUNKS`.
@@ -164,18 +188,20 @@ def load_trunk(net: str, path: Path) -> "dict[str, Tensor]":
     Raises:
         UserError: unreadable file, or a tensor that is missing, unexpected or of the wrong shape.
     """
-    import torch
-    import torchvision
+    return _load_torchvision(net, path, TRUNKS)
 
-    file = _trunk_file(net)
-    found = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith("classifier.")}
-    # On the meta device a model costs nothing and still knows all names and shapes.
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about slow initialisation, which does not happen here
-        model = getattr(torchvision.models, file.model)(weights=None)
-    expected = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("features.")}
-    check_tensors(path, found, expected, owner=f"torchvision's {file.model}", file=file)
-    return {key: found[key].float() for key in expected}
+
+def load_classifier(net: str, path: Path) -> "dict[str, Tensor]":
+    """All weights of a network of torchvision under its names, but for BatchNorm's counters (`num_batches_tracked`).
+
+    Args:
+        net: one of `CLASSIFIERS`.
+        path: file of the whole model, with or without these counters, as `load_trunk` takes it.
+
+    Raises:
+        UserError: as `load_trunk`.
+    """
+    return _load_torchvision(net, path, CLASSIFIERS)
 
 
 def read_weights(path: Path) -> "dict[str, Tensor]":
@@ -192,7 +218,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a weight file ({type(error).__name__}: {error}).") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{path} is not a plain table of named tensors, as weights are published.")
@@ -229,10 +255,29 @@ def check_tensors(
     logger.info("%s: %d tensors loaded, 0 missing, 0 unexpected", path.name, len(expected))
 
 
-def _trunk_file(net: str) -> WeightFile:
-    if net not in TRUNKS:
-        raise UserError(f"loss.perceptual.net is '{net}'. Choose one of: {', '.join(TRUNKS)}.")
-    return WEIGHTS[net]
+def _load_torchvision(name: str, path: Path, known: tuple[str, ...]) -> "dict[str, Tensor]":
+    """Tensors of a network's part that is used; heads that are not used may be in the file."""
+    import torch
+    import torchvision
+
+    check_name("network", name, known)
+    file = WEIGHTS[name]
+    # On the meta device a model costs nothing and still knows all names and shapes.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about slow initialisation, which does not happen here
+        model = getattr(torchvision.models, file.model)(weights=None)
+
+    def is_used(key: str) -> bool:
+        return not key.startswith(file.unused) and not key.endswith("num_batches_tracked")
+
+    expected = {key: tensor for key, tensor in model.state_dict().items() if is_used(key)}
+    found = {key: tensor for key, tensor in read_weights(path).items() if is_used(key)}
+    check_tensors(path, found, expected, owner=_owner(file), file=file)
+    return {key: found[key].float() for key in expected}
+
+
+def _owner(file: WeightFile) -> str:
+    return f"torchvision's {file.model}" if file.model else file.purpose
 
 
 def _find(name: str, folders: list[Path], *, download: bool, advice: str = "") -> Path:
@@ -248,7 +293,7 @@ def _find(name: str, folders: list[Path], *, download: bool, advice: str = "") -
         except (OSError, http.client.HTTPException) as error:
             reason = f"{type(error).__name__}: {error}"
     raise UserError(
-        f"{file.name} ({file.purpose}; {file.megabytes:.1f} MB, SHA-256 {file.sha256}...) is not in "
+        f"{file.name} ({file.purpose}; {file.megabytes:.1f} MB, {file.hash_note}) is not in "
         f"{' nor in '.join(map(str, folders))}, and could not be downloaded from {file.url} ({reason}). On a machine "
         f"with network run: vqgan weights fetch {name} --dir D. Then bring D here and name it in the environment "
         f"variable VQGAN_WEIGHTS_DIR, or put the file into one of these folders{advice}."

@@ -16,12 +16,15 @@ class WeightFile(NamedTuple):
     megabytes: float
     """Size in 10^6 bytes, rounded; for messages and progress bars, not for checks."""
     sha256: str
-    """First hex digits of its SHA-256: as many as its publisher tells."""
+    """First hex digits of its SHA-256: as many as its publisher tells, which may be none. Then what comes first is
+    recorded beside the file, and held against it from then on."""
     licence: str
     purpose: str
     """What it is for, in a few words."""
     model: str = ""
-    """Function in torchvision.models, for the trunks of LPIPS."""
+    """Function in torchvision.models, where it holds one of those."""
+    unused: tuple[str, ...] = ()
+    """Beginnings of the names of tensors that are left out: the trunks of LPIPS need no classifier."""
     also: tuple[str, ...] = ()
     """Other names under which the same bytes are published."""
 
@@ -29,6 +32,11 @@ class WeightFile(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """Every name the file is accepted under, the usual one first."""
         return (self.name, *self.also)
+
+    @property
+    def hash_note(self) -> str:
+        """What is known of its hash, for messages."""
+        return f"SHA-256 {self.sha256}..." if self.sha256 else "SHA-256 not published"
 
 
 _TORCHVISION = "BSD-3-Clause; trained on ImageNet, whose terms may apply"
@@ -43,6 +51,7 @@ WEIGHTS: dict[str, WeightFile] = {
         licence=_TORCHVISION,
         purpose="LPIPS, net vgg",
         model="vgg16",
+        unused=("classifier.",),
     ),
     "alex": WeightFile(
         name="alexnet-owt-7be5be79.pth",
@@ -52,6 +61,7 @@ WEIGHTS: dict[str, WeightFile] = {
         licence=_TORCHVISION,
         purpose="LPIPS, net alex",
         model="alexnet",
+        unused=("classifier.",),
     ),
     "squeeze": WeightFile(
         name="squeezenet1_1-b8a52dc0.pth",
@@ -61,6 +71,33 @@ WEIGHTS: dict[str, WeightFile] = {
         licence=_TORCHVISION,
         purpose="LPIPS, net squeeze",
         model="squeezenet1_1",
+        unused=("classifier.",),
+    ),
+    "resnet50": WeightFile(
+        name="resnet50-0676ba61.pth",
+        url=_SERVER + "resnet50-0676ba61.pth",
+        megabytes=102.5,
+        sha256="0676ba61",
+        licence=_TORCHVISION,
+        purpose="loss term resnet50_logits",
+        model="resnet50",
+    ),
+    "convnext_s": WeightFile(
+        name="convnext_small-0c510722.pth",
+        url=_SERVER + "convnext_small-0c510722.pth",
+        megabytes=201.0,
+        sha256="0c510722",
+        licence=_TORCHVISION,
+        purpose="loss term convnext_s_logits",
+        model="convnext_small",
+    ),
+    "dino_s16": WeightFile(
+        name="dino_deitsmall16_pretrain.pth",
+        url="https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+        megabytes=86.7,
+        sha256="",
+        licence="Apache-2.0; trained on ImageNet, whose terms may apply",
+        purpose="discriminator frozen_features, backbone dino_s16",
     ),
     "inception": WeightFile(
         name="weights-inception-2015-12-05-6726825d.pth",

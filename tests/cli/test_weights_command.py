@@ -47,7 +47,7 @@ def test_fetch_gets_all_once_and_verify_agrees(server: Path, cache: Path, capsys
     assert [line.split()[:2] for line in shown] == [[name, "absent"] for name in WEIGHTS]
     assert main(["weights", "fetch"]) == 0
     assert [line.split(": ") for line in lines(capsys)] == [
-        [f"{name:<9}  fetched", str(cache / file.name)] for name, file in WEIGHTS.items()
+        [f"{name:<10}  fetched", str(cache / file.name)] for name, file in WEIGHTS.items()
     ]
     for path in server.iterdir():
         path.unlink()
@@ -55,7 +55,7 @@ def test_fetch_gets_all_once_and_verify_agrees(server: Path, cache: Path, capsys
     assert all("  already there: " in line for line in lines(capsys))
     assert main(["weights", "verify"]) == 0
     digest = hashlib.sha256(b"the weights of alex").hexdigest()
-    assert f"alex       right    {cache / WEIGHTS['alex'].name} (19 bytes, SHA-256 {digest})" in lines(capsys)
+    assert f"alex        right    {cache / WEIGHTS['alex'].name} (19 bytes, SHA-256 {digest})" in lines(capsys)
 
 
 def test_names_and_folder(server: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,9 +79,9 @@ def test_a_damaged_file_is_shown_with_its_hash(server: Path, cache: Path, capsys
     assert main(["weights", "verify", "vgg", "alex"]) == 1
     first, second, third = lines(capsys)
     digest = hashlib.sha256(b"damaged").hexdigest()
-    assert first == f"vgg        wrong    {path} (7 bytes, SHA-256 {digest})"
+    assert first == f"vgg         wrong    {path} (7 bytes, SHA-256 {digest})"
     assert "Delete it and fetch it again" in second
-    assert third.startswith("alex       right")
+    assert third.startswith("alex        right")
     assert main(["weights", "fetch", "vgg", "alex"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(f"vqgan: error: {path} is damaged") and captured.out.startswith("alex ")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vqgan.weights import Check
 
 ACTIONS = ("fetch", "verify")
+WIDTH = max(map(len, WEIGHTS))  # of the column of names
 
 EPILOG = """\
 without an action: list every file, with its licence and source, and where it is found.
@@ -27,7 +28,7 @@ has it, then bring D there and set VQGAN_WEIGHTS_DIR=D."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """List, fetch or verify the pretrained weights that LPIPS, FID and Inception Score need."""
+    """List, fetch or verify the pretrained weights that perceptual losses, frozen discriminators, FID and IS need."""
     parser = Parser(
         prog="vqgan weights", description=run.__doc__, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -60,7 +61,7 @@ def _fetch(name: str, folder: Path | None) -> bool:
     except UserError as error:  # the other files may still be had
         print(f"vqgan: error: {error}", file=sys.stderr, flush=True)
         return False
-    print(f"{name:<9}  {'already there' if had else 'fetched'}: {path}", flush=True)
+    print(f"{name:<{WIDTH}}  {'already there' if had else 'fetched'}: {path}", flush=True)
     return True
 
 
@@ -69,15 +70,15 @@ def _verify(name: str, folder: Path | None) -> bool:
 
     file, path = WEIGHTS[name], locate(name, _folders(folder))
     if path is None:
-        print(f"{name:<9}  absent   {file.name} ({file.megabytes:.1f} MB, SHA-256 {file.sha256}...)", flush=True)
+        print(f"{name:<{WIDTH}}  absent   {file.name} ({file.megabytes:.1f} MB, {file.hash_note})", flush=True)
         return False
     try:
         check = check_file(path, file)
         line = _verdict(path, check)
     except UserError as error:
-        print(f"{name:<9}  wrong    {error}", flush=True)
+        print(f"{name:<{WIDTH}}  wrong    {error}", flush=True)
         return False
-    print(f"{name:<9}  {line}", flush=True)
+    print(f"{name:<{WIDTH}}  {line}", flush=True)
     return check.problem is None
 
 
@@ -85,7 +86,7 @@ def _verdict(path: Path, check: "Check") -> str:
     size = f"{path.stat().st_size:,} bytes"
     if check.problem is None:
         return f"right    {path} ({size}, SHA-256 {check.sha256})"
-    return f"wrong    {path} ({size}, SHA-256 {check.sha256})\n{'':<20}{check.problem}"
+    return f"wrong    {path} ({size}, SHA-256 {check.sha256})\n{'':<{WIDTH + 11}}{check.problem}"
 
 
 def _show(name: str, folder: Path | None) -> None:
@@ -94,13 +95,13 @@ def _show(name: str, folder: Path | None) -> None:
     file: WeightFile = WEIGHTS[name]
     path = locate(name, _folders(folder))
     lines = (
-        f"{name:<9}  {file.name}, {file.megabytes:.1f} MB, SHA-256 {file.sha256}...",
+        f"{name:<{WIDTH}}  {file.name}, {file.megabytes:.1f} MB, {file.hash_note}",
         f"for: {file.purpose}",
         f"licence: {file.licence}",
         f"source: {file.url}",
         f"found: {path or 'no'}",
     )
-    print(("\n" + " " * 11).join(lines), flush=True)
+    print(("\n" + " " * (WIDTH + 2)).join(lines), flush=True)
 
 
 def _folders(folder: Path | None) -> list[Path]:
