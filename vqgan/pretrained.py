@@ -216,7 +216,7 @@ def fit_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *
     Raises:
         UserError: names, shapes or dtypes differ, or a value is not finite.
     """
-    found = _without_wrappers(tensors, what)
+    found = without_wrappers(tensors, what=what)
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     problems = []
@@ -237,6 +237,21 @@ def fit_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *
         raise UserError(f"{what}: NaN or infinity in {_some(sick)}. Take an earlier checkpoint.")
     logger.info("loaded %d tensors from %s, 0 missing, 0 unexpected", len(found), what)
     return found
+
+
+def without_wrappers(tensors: Mapping[str, Tensor], *, what: str) -> dict[str, Tensor]:
+    """Names as they are outside DistributedDataParallel and torch.compile.
+
+    Raises:
+        UserError: a name is there twice, with and without a wrapper's part; `what` says where.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        bare = ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+        if bare in plain:
+            raise UserError(f"{what}: holds {bare} twice, with and without a prefix such as `module.`.")
+        plain[bare] = tensor
+    return plain
 
 
 def _on_disk(path: str | Path, revision: str | None) -> Path:
@@ -276,17 +291,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _without_wrappers(tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """Names as they are outside DistributedDataParallel and torch.compile."""
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        bare = ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
-        if bare in plain:
-            raise UserError(f"{what}: holds {bare} twice, with and without a prefix such as `module.`.")
-        plain[bare] = tensor
-    return plain
 
 
 def _folder_of_run(path: Path, weights: Weights) -> Path:

@@ -1,5 +1,6 @@
 """VectorQuantizer: losses by hand, learning by running means, data-driven initialisation, re-seeding."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -372,3 +373,38 @@ def test_the_guard_against_waiting_works(draw: Draw) -> None:
     for action in (lambda: x.sum().item(), lambda: x[x > 0], lambda: bool(x.any()), lambda: x.nonzero()):
         with pytest.raises(AssertionError), NoHostWait():
             action()
+
+
+def test_growing_keeps_the_first_entries_and_draws_the_others(draw: Draw) -> None:
+    quantizer, z = build(20, 3), draw(2, 3, 4, 4)
+    kept = quantizer.embedding.weight[:5].detach().clone()
+    quantizer.grow(z, kept=5, seed=1)
+    assert torch.equal(quantizer.embedding.weight[:5], kept)
+    drawn = quantizer.embedding.weight[5:].detach().clone()
+    assert (drawn[:, None] == vectors_of(z)).all(2).any(1).all() and len(drawn.unique(dim=0)) == 15
+
+    quantizer.grow(z, kept=5, seed=1, share=0.25)  # a quarter of the way from the nearest entry that is kept
+    nearest = kept[(drawn[:, None] - kept).norm(dim=2).argmin(1)]
+    torch.testing.assert_close(quantizer.embedding.weight[5:].detach(), 0.75 * nearest + 0.25 * drawn)
+
+
+def test_growing_by_direction(draw: Draw) -> None:
+    quantizer, z = build(20, 3, distance="cosine"), draw(2, 3, 4, 4)
+    kept = quantizer.embedding.weight[:5].detach().clone()
+    quantizer.grow(z, kept=5, seed=1, share=0.0)
+    assert torch.equal(quantizer.embedding.weight[:5], kept)
+    units = F.normalize(kept, dim=1)
+    distance = (quantizer.embedding.weight[5:].detach()[:, None] - units).norm(dim=2).amin(1)
+    torch.testing.assert_close(distance, torch.zeros(15))
+    quantizer.grow(z, kept=5, seed=1)
+    torch.testing.assert_close(quantizer.embedding.weight[5:].detach().norm(dim=1), torch.ones(15))
+
+
+def test_more_growth_than_vectors_spreads_them(draw: Draw) -> None:
+    quantizer = build(50, 3)
+    quantizer.grow(draw(1, 3, 2, 2), kept=5, seed=1)
+    assert len(quantizer.embedding.weight.unique(dim=0)) == 50
+
+
+def test_learning_arguments_are_arguments() -> None:
+    assert VectorQuantizer.learning_args < set(inspect.signature(VectorQuantizer).parameters)

@@ -3,7 +3,7 @@
 Shapes: z, z_q (B, D, h, w); indices (B, h, w) int64 in [0, K); K entries of D channels.
 """
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -27,10 +27,12 @@ class QuantizerUpdate(NamedTuple):
 class Quantizer(Protocol):
     """A bottleneck of the autoencoder. It never projects: D is the channel count of z.
 
-    `forward`, `encode` and `decode` change nothing; all state changes in `initialise` and `update`, so a step that
-    turns out not finite can be skipped whole. Both are collective: every process calls them, with z of equal shape.
+    `forward`, `encode` and `decode` change nothing; all state changes in `initialise`, `grow` and `update`, so a step
+    that turns out not finite can be skipped whole. These three are collective: every process calls them, with z of
+    equal shape.
     """
 
+    learning_args: ClassVar[frozenset[str]]  # arguments that may change without changing what an index means
     codebook_size: int  # K
     codebook_dim: int  # D
     frozen: bool  # while set, `update` counts but leaves the codebook as it is
@@ -50,6 +52,14 @@ class Quantizer(Protocol):
 
     def initialise(self, z: Tensor, *, seed: int) -> None:
         """Set the codebook from the encoder outputs of all processes, before the first step of a fresh run."""
+
+    def grow(self, z: Tensor, *, kept: int, seed: int, share: float = 1.0) -> None:
+        """Set the entries behind the first `kept` from the encoder outputs of all processes, before the first step.
+
+        Args:
+            z: (B, D, h, w).   kept: entries that stay as they are, to the bit.   seed: of the run.
+            share: where the new ones lie on the way from the nearest kept entry, 0, to an encoder output, 1.
+        """
 
     def update(self, z: Tensor, indices: Tensor, *, step: int, seed: int, max_steps: int) -> QuantizerUpdate:
         """Learn from one optimizer update, after the optimizer has stepped.

@@ -3,7 +3,7 @@
 Shapes: z, z_q (B, D, h, w); indices (B, h, w) int64; vectors (N, D) with N = B*h*w; codebook (K, D); per entry (K,).
 """
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,20 @@ class VectorQuantizer(nn.Module):
         UserError: an argument is out of range.
     """
 
+    learning_args: ClassVar[frozenset[str]] = frozenset(
+        {
+            "commitment_weight",
+            "gradient",
+            "learning",
+            "ema_decay",
+            "init",
+            "reseed_every",
+            "reseed_threshold",
+            "reseed_max_share",
+            "reseed_stop",
+            "usage_window",
+        }
+    )
     ema_count: Tensor
 
     def __init__(
@@ -152,11 +166,22 @@ class VectorQuantizer(nn.Module):
 
         Where there are fewer vectors than entries, they repeat with a little noise.
         """
-        rows = draw_vectors(self._vectors(z), self.codebook_size, seed=seed, purpose="init")
-        missing = self.codebook_size - len(rows)
-        noise = torch.randn(missing, self.codebook_dim, generator=host_generator(seed, "init noise")).to(rows)
-        repeats = rows[torch.arange(missing, device=rows.device) % len(rows)] + 0.1 * rows.std(0, correction=0) * noise
-        self.embedding.weight.copy_(torch.cat([rows, repeats]))
+        self.embedding.weight.copy_(self._draw(z, self.codebook_size, seed=seed))
+
+    @torch.no_grad()
+    def grow(self, z: Tensor, *, kept: int, seed: int, share: float = 1.0) -> None:
+        """Set the entries behind the first `kept`, 1 to K - 1, as `initialise` sets all; the first stay, to the bit.
+
+        Args:
+            z: (B, D, h, w).   kept: entries that stay.   seed: of the run.
+            share: where the new ones lie on the way from the nearest kept entry, 0, to the vector drawn, 1. They are
+                nearer to the vectors around them than any kept entry, however small it is.
+        """
+        rows = self._draw(z, self.codebook_size - kept, seed=seed)
+        old = self.embedding.weight[:kept].to(self._dtype)
+        if self.distance == "cosine":
+            old = F.normalize(old, dim=1)
+        self.embedding.weight[kept:].copy_(torch.lerp(old[nearest(rows, old)], rows, share))
 
     @torch.no_grad()
     def update(self, z: Tensor, indices: Tensor, *, step: int, seed: int, max_steps: int) -> QuantizerUpdate:
@@ -209,6 +234,14 @@ class VectorQuantizer(nn.Module):
         if self.learning == "ema":
             self.ema_count.masked_fill_(replaced, 1 / self.codebook_size)
         return replaced
+
+    def _draw(self, z: Tensor, count: int, *, seed: int) -> Tensor:
+        """`count` vectors (count, D) of all processes; where there are fewer, they repeat with a little noise."""
+        rows = draw_vectors(self._vectors(z), count, seed=seed, purpose="init")
+        missing = count - len(rows)
+        noise = torch.randn(missing, self.codebook_dim, generator=host_generator(seed, "init noise")).to(rows)
+        repeats = rows[torch.arange(missing, device=rows.device) % len(rows)] + 0.1 * rows.std(0, correction=0) * noise
+        return torch.cat([rows, repeats])
 
     def _vectors(self, z: Tensor) -> Tensor:
         return self._prepare(z).permute(0, 2, 3, 1).flatten(0, 2)  # (B, D, h, w) -> (N, D)

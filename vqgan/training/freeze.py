@@ -13,7 +13,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def freeze(model: VQGAN, parts: Sequence[str]) -> None:
-    """Take `parts` (keys of PARTS) out of training; their tensors stay bit-identical.
+    """Take `parts` (keys of PARTS) out of training; their tensors stay bit-identical, and dropout in them is off.
 
     Raises:
         UserError: an unknown part, or nothing left to train.
@@ -23,7 +23,7 @@ def freeze(model: VQGAN, parts: Sequence[str]) -> None:
         raise UserError(f"--freeze: unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}.")
     for part in parts:
         for name in PARTS[part]:
-            model.get_submodule(name).requires_grad_(False)
+            model.get_submodule(name).requires_grad_(False).eval()
     model.quantize.frozen = "codebook" in parts
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"--freeze {','.join(parts)} leaves nothing to train; drop one of them.")
