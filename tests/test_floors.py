@@ -15,6 +15,7 @@ FLOORS: dict[str, int] = {
     "train_vqgan": 6,
     "sample": 6,
     "vqgan.cli": 5,
+    "vqgan.ablation": 4,
     "vqgan.training": 4,
     "vqgan.inference": 4,
     "vqgan.model": 3,
@@ -28,6 +29,7 @@ ROOMS = (
     "vqgan.networks",
     "vqgan.quantizers",
     "vqgan.metrics",
+    "vqgan.ablation",
     "vqgan.training",
     "vqgan.inference",
     "losses",
@@ -121,6 +123,7 @@ def test_losses_import_nothing_of_vqgan() -> None:
     ("library", "place"),
     [
         ("lpips", "losses.perceptual"),
+        ("matplotlib", "vqgan.ablation.curves"),
         ("tensorboard", "vqgan.training.tracking"),
         ("torch_fidelity", "vqgan.metrics.inception"),
     ],

@@ -1,0 +1,90 @@
+"""What finished runs have measured, read from their metrics.jsonl and logs, without torch."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vqgan.ablation.metrics import STANDS_IN, measure_of
+
+
+class Validation(NamedTuple):
+    """One validation of a run."""
+
+    step: int
+    values: Mapping[str, float | None]
+    """Tag ("val/ema/psnr") to number; None where it was not finite."""
+
+
+def read_validations(metrics: Path) -> list[Validation]:
+    """All validations in a metrics.jsonl, in order; none where there is no such file. A torn last line is ignored."""
+    found = []
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["split"] == "val":
+            found.append(Validation(record["step"], record["values"]))
+    return found
+
+
+def last_step(metrics: Path) -> int:
+    """Step of the newest validation; -1 without any."""
+    return max((validation.step for validation in read_validations(metrics)), default=-1)
+
+
+def value_of(validation: Validation, metric: str) -> float | None:
+    """The number behind "ema/psnr"; lpips is found under lpips_random as well. None where it is missing."""
+    weights, _, name = metric.partition("/")
+    tags = [f"val/{weights}/{each}" for each in (name, STANDS_IN.get(name, name))]
+    return next((validation.values[tag] for tag in tags if tag in validation.values), None)
+
+
+def label_of(validations: list[Validation], metric: str) -> str:
+    """The metric as validation really called it: ema/lpips_random where the backbone was random."""
+    weights, _, name = metric.partition("/")
+    other = STANDS_IN.get(name, name)
+    stood_in = any(f"val/{weights}/{other}" in validation.values for validation in validations)
+    return f"{weights}/{other}" if stood_in else metric
+
+
+def final_value(validations: list[Validation], metric: str) -> float | None:
+    """Of the last validation."""
+    return value_of(validations[-1], metric) if validations else None
+
+
+def best_value(validations: list[Validation], metric: str) -> float | None:
+    """The best of all validations after the first step."""
+    values = [value_of(validation, metric) for validation in validations if validation.step > 0]
+    choose = max if measure_of(metric).better == "higher" else min
+    return choose((value for value in values if value is not None), default=None)
+
+
+ENDED = "ablate: exit status {status} after {seconds:.1f} s"
+"""Line that ends each start of a run in its log."""
+_ENDED = re.compile(r"^ablate: exit status -?\d+ after (\d+\.\d) s$", re.MULTILINE)
+
+
+def seconds_of(log: Path) -> float | None:
+    """Wall time of all starts of a run together, in seconds; None without a log."""
+    try:
+        found = _ENDED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        return None
+    return sum(map(float, found)) if found else None
+
+
+def tail(log: Path, lines: int = 8) -> list[str]:
+    """The last lines of a log that hold anything."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    said = [line.rstrip() for line in text.splitlines() if line.strip() and not _ENDED.match(line)]
+    return said[-lines:]
