@@ -1,10 +1,10 @@
-"""Does the reconstruction survive the moment the GAN begins? A toy run, watched closely around `gan_start`.
+"""Does the reconstruction survive the moment the GAN begins? A run, watched closely around `gan_start`.
 
 Held: over the 500 steps after `gan_start` the validation perceptual distance stays within 1.25 times its value there
 and ends below it, while the GAN really pulls: after the ramp, its applied gradient is at least a tenth of the
 reconstruction gradient at the last layer.
 
-    python benchmarks/gan_start.py [--folder FOLDER] [key=value ...]
+    python benchmarks/gan_start.py [CONFIG] [--folder FOLDER] [key=value ...]
 """
 
 import argparse
@@ -28,11 +28,14 @@ SETTINGS = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="run folder to keep (default: a temporary one)")
+    parser.add_argument("config", nargs="?", default="demo", metavar="CONFIG", help="a config (default: demo)")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch, "run")
-        command = [sys.executable, "-m", "vqgan.cli.main", "train", "demo", *SETTINGS, *options.overrides]
+        if "=" in options.config:
+            options.config, options.overrides = "demo", [options.config, *options.overrides]
+        command = [sys.executable, "-m", "vqgan.cli.main", "train", options.config, *SETTINGS, *options.overrides]
         subprocess.run([*command, f"run.dir={folder}"], check=True, stdout=subprocess.DEVNULL, env=os.environ)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     return report(lines)
@@ -41,7 +44,7 @@ def main() -> int:
 def report(lines: list[dict[str, Any]]) -> int:
     """Print the curve and the verdict; exit status 0 if the bounds hold."""
     val = {line["step"]: line["values"] for line in lines if line["split"] == "val"}
-    name = next(tag.rsplit("/", 1)[1] for tag in val[0] if "lpips" in tag)
+    name = next(tag.rsplit("/", 1)[1] for tag in val[0] if "lpips" in tag or "logits" in tag)
     after_ramp = [
         line["values"]["train/adaptive_weight/gan_share"]
         for line in lines

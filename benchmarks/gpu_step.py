@@ -63,7 +63,7 @@ def make_trainer(
     )
     device = torch.device("cuda")
     perceptual = LPIPS("vgg", None).to(device)
-    run: Run = build_run(config, perceptual=perceptual, device=device, origin={"init_from": None}, frozen=())
+    run: Run = build_run(config, networks={"lpips": perceptual}, device=device, origin={"init_from": None}, frozen=())
     if not channels_last:
         for module in (run.model, run.discriminator):
             module.to(memory_format=torch.contiguous_format)

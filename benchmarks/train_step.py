@@ -154,7 +154,8 @@ def make_run(
         train=TrainConfig(max_steps=10_000, warmup_steps=0, clip_norm=None),
     )
     perceptual = LPIPS("vgg" if net == "vgg" else "squeeze", None).to(dtype)
-    run = build_run(config, perceptual=perceptual, device=torch.device("cpu"), origin={"init_from": None}, frozen=())
+    networks = {"lpips": perceptual}
+    run = build_run(config, networks=networks, device=torch.device("cpu"), origin={"init_from": None}, frozen=())
     for module in (run.model, run.ema.model, run.discriminator, run.generator_loss):
         module.to(dtype)
     return run, perceptual

@@ -144,14 +144,71 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PerceptualConfig:
-    """The frozen network behind the `lpips` term (LPIPS, arXiv:1801.03924)."""
+    """The frozen networks behind the perceptual terms: lpips (arXiv:1801.03924), resnet50_logits, convnext_s_logits."""
 
     net: Literal["vgg", "alex", "squeeze"] = "vgg"
-    """Backbone."""
+    """Backbone of the lpips term."""
     weights: str = "imagenet"
-    """imagenet (local cache, or one download), the path of a weight file, or random (a fixed random trunk)."""
+    """Of lpips: imagenet (local cache, or one download), the path of a weight file, or random (a fixed trunk)."""
+    logits_weights: dict[str, str] = field(default_factory=dict)
+    """Of the logits terms, by term, as `weights`; what is not named takes imagenet."""
     random_if_missing: bool = False
     """Go on with random weights, with a loud warning, where the ImageNet weights cannot be had (the demo only)."""
+    channels: Literal["auto", "repeat", "rgb", "groups", "off"] = "auto"
+    """How images reach these networks, which see RGB. repeat: each channel alone, as grey; rgb: the first three;
+    groups: three at a time, the last group filled up by repeating; off: no perceptual term. auto: repeat for 1, rgb
+    for 3, groups for other numbers of channels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegulariseConfig:
+    """What keeps the discriminator in check; 0 switches each off."""
+
+    lecam: float = 0.0
+    """Weight of LeCam: pull logits towards running means of the other side's (arXiv:2104.03310)."""
+    lecam_decay: float = 0.999
+    """Decay of these means, per update of the discriminator."""
+    r1: float = 0.0
+    """Gamma of R1: squared gradient of the logits at images (arXiv:1801.04406, eq. 9)."""
+    r2: float = 0.0
+    """Gamma of R2: the same at reconstructions (arXiv:1801.04406, eq. 10)."""
+    gradient_penalty: float = 0.0
+    """Lambda of the penalty on gradient norms other than 1 between image and reconstruction (arXiv:1704.00028)."""
+    penalty_every: int = 16
+    """Updates between two with r1, r2 and gradient_penalty, which then weigh this much more (arXiv:1912.04958, B)."""
+    label_noise: float = 0.0
+    """Share of pairs whose image and reconstruction change places for the discriminator."""
+
+    def __post_init__(self) -> None:
+        for name in ("lecam", "r1", "r2", "gradient_penalty"):
+            _check(getattr(self, name) >= 0, f"loss.regularise.{name}", getattr(self, name), "0 or more")
+        _check(0 <= self.lecam_decay < 1, "loss.regularise.lecam_decay", self.lecam_decay, "a share in [0, 1)")
+        _check(self.penalty_every >= 1, "loss.regularise.penalty_every", self.penalty_every, "1 or more updates")
+        _check(0 <= self.label_noise < 0.5, "loss.regularise.label_noise", self.label_noise, "a share in [0, 0.5)")
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether the discriminator's loss holds a gradient of its logits."""
+        return max(self.r1, self.r2, self.gradient_penalty) > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscAugmentConfig:
+    """What is done alike to an image and its reconstruction before the discriminator sees them (arXiv:2006.10738)."""
+
+    probability: float = 1.0
+    """Share of pairs that each of the following changes."""
+    color: float = 0.0
+    """Strength of random brightness, saturation and contrast, in [0, 1]; DiffAugment has 1."""
+    translation: float = 0.0
+    """Largest shift, as a share of the side, zeros coming in; DiffAugment has 0.125."""
+    cutout: float = 0.0
+    """Side of a square of zeros, as a share of the side; DiffAugment has 0.5."""
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "color", "translation", "cutout"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"loss.disc_augment.{name}", value, "a share in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +218,7 @@ class LossConfig:
     terms: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "lpips": 1.0})
     """Weight of each term on (images, recon); names are the keys of losses.TERMS."""
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
-    """Network of the lpips term; unused without that term."""
+    """Networks of the perceptual terms; unused without these."""
     discriminator: PartConfig = field(default_factory=lambda: PartConfig(name="patchgan"))
     """The critic; names are the keys of vqgan.networks.DISCRIMINATORS."""
     adversarial: str = "hinge"
@@ -172,14 +229,32 @@ class LossConfig:
     """Balance the GAN loss by gradient norms at the last layer (eq. 7); false: `disc_weight` alone."""
     max_weight: float = 1.0
     """Cap of the adaptive weight; docs/training.md says why so low (1e4 in the taming recipe)."""
+    adaptive_numerator: Literal["all", "pixel"] = "all"
+    """Terms in the numerator of eq. 7: all, or all but the perceptual ones."""
+    adaptive_smoothing: float = 0.0
+    """Decay of a running mean of the adaptive weight over its computations; 0: the newest value alone."""
+    adaptive_every: int = 1
+    """Steps between two computations of the adaptive weight."""
+    regularise: RegulariseConfig = field(default_factory=RegulariseConfig)
+    """Regularisers of the discriminator."""
+    disc_augment: DiscAugmentConfig = field(default_factory=DiscAugmentConfig)
+    """Differentiable augmentation of what the discriminator sees, in both players' steps."""
+    joint_forward: bool = True
+    """Show the discriminator images and reconstructions in one batch; false: in two. Gradients are the same; a
+    discriminator whose images see each other always gets two."""
     disc_start: int | str = 0
     """First step that trains the discriminator."""
     gan_start: int | str = 30_000
     """First step whose generator update feels the discriminator."""
     ramp_steps: int | str = 1_000
     """Duration over which the generator's GAN loss grows linearly from 0 after `gan_start`."""
+    watch_steps: int | str = 1_000
+    """How long validation may be half as bad again as at `gan_start` before a warning names the likely cause."""
 
     def __post_init__(self) -> None:
+        smoothing = self.adaptive_smoothing
+        _check(0 <= smoothing < 1, "loss.adaptive_smoothing", smoothing, "a share in [0, 1)")
+        _check(self.adaptive_every >= 1, "loss.adaptive_every", self.adaptive_every, "1 or more steps")
         _check(self.disc_weight >= 0, "loss.disc_weight", self.disc_weight, "0 or more")
         _check(self.max_weight > 0, "loss.max_weight", self.max_weight, "a positive number")
         _check(bool(self.terms), "loss.terms", dict(self.terms), "at least one term, such as {l1: 1.0}")

@@ -27,7 +27,11 @@ RESUMABLE = frozenset(
         "data.timeout_seconds",
         "data.max_bad_share",
         "data.download",
+        "loss.discriminator.args.weights",  # of a backbone; as the next
         "loss.perceptual.weights",  # what they are must not differ, but a file may move: `vqgan.training.resume` looks
+        "loss.perceptual.logits_weights.resnet50_logits",
+        "loss.perceptual.logits_weights.convnext_s_logits",
+        "loss.watch_steps",
         "train.max_steps",
         "train.device",
         "train.validate_every",
@@ -171,6 +175,8 @@ def _assign(tree: DictConfig, key: str, value: Any) -> None:
     if key in sections:
         _assign_section(tree, key, value)
     elif key in settings:
+        if value is False and "off" in get_args(settings[key]):
+            value = "off"  # which YAML reads as false
         _check_value(key, value, settings[key])
         if _is_part_name(key) and value != OmegaConf.select(tree, key, throw_on_missing=False):
             OmegaConf.update(tree, f"{parent}.args", {}, merge=False)

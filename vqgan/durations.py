@@ -18,6 +18,7 @@ DURATION_KEYS = (
     "loss.disc_start",
     "loss.gan_start",
     "loss.ramp_steps",
+    "loss.watch_steps",
     "train.max_steps",
     "train.warmup_steps",
     "train.validate_every",

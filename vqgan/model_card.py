@@ -163,10 +163,10 @@ def _limits(metadata: Mapping[str, Any], image_size: int) -> list[str]:
             f"They do not compare with figures from other images, sizes or crops; `sample.py evaluate` measures any "
             f"folder and records how."
         )
-    if any(str(tag).rpartition("/")[2] == "lpips_random" for tag in tags):
+    for name in sorted({str(tag).rpartition("/")[2] for tag in tags if str(tag).endswith("_random")}):
         limits.append(
-            "`lpips_random` is a distance in the features of a network with random weights. It is not LPIPS, and "
-            "compares with no published figure."
+            f"`{name}` is a distance in the features of a network with random weights. It is not "
+            f"{name.removesuffix('_random').upper()}, and compares with no published figure."
         )
     return limits
 

@@ -37,7 +37,7 @@ def make_trainer(**train: Any) -> Trainer:
     config = replace(config, train=replace(config.train, **train))
     device = torch.device("cuda")
     perceptual = LPIPS("squeeze", None).to(device)
-    run = build_run(config, perceptual=perceptual, device=device, origin={"init_from": None}, frozen=())
+    run = build_run(config, networks={"lpips": perceptual}, device=device, origin={"init_from": None}, frozen=())
     return Trainer(run, Accelerator(mixed_precision="no"))
 
 

@@ -57,7 +57,7 @@ def make_trainer(make_config: Callable[..., Config], squeeze: LPIPS) -> MakeTrai
     def make(**sections: dict[str, Any]) -> Trainer:
         run: Run = build_run(
             make_config(**sections),
-            perceptual=squeeze,
+            networks={"lpips": squeeze},
             device=torch.device("cpu"),
             origin={"init_from": None, "freeze": []},
             frozen=(),

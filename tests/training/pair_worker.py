@@ -34,10 +34,10 @@ def load_where_one_cannot(accelerator: Accelerator, failing: int, *, random_if_m
     perceptual.find_trunk, perceptual.load_trunk = find, load  # type: ignore[assignment]
     loss = LossConfig(perceptual=PerceptualConfig(net="squeeze", random_if_missing=random_if_missing))
     try:
-        found = perceptual.load_perceptual(loss, accelerator)
+        found = perceptual.load_perceptual(loss, accelerator, 3)
     except UserError as error:
         return str(error)
-    return f"{found.name}: {found.identity}: {f'process {failing} finds no weights' in str(found.warning)}"
+    return f"{found.names['lpips']}: {found.identity}: {f'process {failing} finds no weights' in str(found.warning)}"
 
 
 def train_again(overrides: list[str]) -> str:

@@ -34,7 +34,20 @@ def test_the_defaults_fit() -> None:
             "data.image_size is 100; the 5 levels of model.ch_mult need a multiple of 16, such as 96 or 112.",
         ),
         (["data.image_size=8"], "need a multiple of 16, such as 16."),
-        (["data.channels=4"], "data.channels is 4, but the lpips term"),
+        (
+            ["data.channels=1", "loss.perceptual.channels=rgb"],
+            "loss.perceptual.channels: rgb takes the first 3 channels, and these images have 1. Choose repeat or",
+        ),
+        (
+            ["loss.perceptual.channels=off", "loss.terms={lpips: 1, resnet50_logits: 0.1}"],
+            "loss.perceptual.channels is off, which drops the perceptual terms, and of loss.terms (lpips, "
+            "resnet50_logits) no other has a weight above 0. Add one, for instance with loss.terms.l1=1",
+        ),
+        (["loss.perceptual.channels=off", "loss.terms={l1: 0, lpips: 1}"], "no other has a weight above 0"),
+        (
+            ["loss.perceptual.logits_weights={resnet_logits: random}"],
+            "loss.perceptual.logits_weights: there is no logits term 'resnet_logits'. Did you mean 'resnet50_logits'?",
+        ),
         (
             ["data.image_size=16", "loss.perceptual.net=alex"],
             "lpips with loss.perceptual.net=alex needs at least 31 px",
@@ -52,7 +65,12 @@ def test_what_cannot_work_is_refused(overrides: list[str], message: str) -> None
     "overrides",
     [
         ["data.channels=1"],
-        ["data.channels=4", "loss.terms={l1: 1}"],
+        ["data.channels=4"],
+        ["data.channels=4", "loss.perceptual.channels=rgb"],
+        ["data.channels=1", "loss.perceptual.channels=rgb", "loss.terms={l1: 1}"],
+        ["data.channels=2", "loss.perceptual.channels=off"],
+        ["data.image_size=16", "loss.disc_weight=0", "loss.perceptual.net=alex", "loss.perceptual.channels=off"],
+        ["data.image_size=16", "loss.disc_weight=0", "loss.terms={l2: 1, convnext_s_logits: 0.1}"],
         ["data.image_size=16", "loss.disc_weight=0"],
         ["data.image_size=16", "loss.discriminator.args.n_layers=2"],
         ["data.image_size=48", "model.ch_mult=[1,2]", "loss.perceptual.net=alex"],

@@ -254,7 +254,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_started_again(tmp_path: Path, un
 
 def test_the_perceptual_network_may_not_change_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def use(identity: str) -> None:
-        found = Perceptual(None, "lpips", "", identity, None)
+        found = Perceptual({}, {}, "", identity, None)
         monkeypatch.setattr("vqgan.training.plan.load_perceptual", lambda *_: found)
 
     run = tmp_path / "run"

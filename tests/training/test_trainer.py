@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqgan.config import PartConfig
+from vqgan.config import PartConfig, RegulariseConfig
 from vqgan.errors import UserError
 from vqgan.training.run import Run
 from vqgan.training.trainer import Trainer
@@ -52,11 +52,12 @@ def test_generator_pass_leaves_no_gradient_on_the_discriminator_and_the_reverse(
 ) -> None:
     trainer = make_trainer()
     images = batch(1)
-    output, _, _ = trainer._generator_backward(images, 1)
+    (draw,) = trainer.critic.draw([images])
+    output, _, _ = trainer._generator_backward(images, draw, 1)
     assert all(parameter.grad is None for parameter in trainer.run.discriminator.parameters())
     assert any(parameter.grad is not None for parameter in trainer.run.model.parameters())
     trainer.run.optimizer_g.zero_grad(set_to_none=True)
-    trainer._discriminator_backward(images, output.recon, 1)
+    trainer.critic.backward(images, output.recon, draw, step=0, scale=1.0)
     assert all(parameter.grad is None for parameter in trainer.run.model.parameters())
     assert all(parameter.grad is not None for parameter in trainer.run.discriminator.parameters())
 
@@ -66,7 +67,7 @@ def test_the_quantizers_own_loss_is_part_of_the_backward_pass(make_trainer: Make
     trainer = make_trainer()
     book = trainer.run.model.quantize.embedding.weight
     (expected,) = torch.autograd.grad(trainer.run.model(batch(1)).quantized.loss, book)
-    trainer._generator_backward(batch(1), 1)
+    trainer._generator_backward(batch(1), trainer.critic.draw([batch(1)])[0], 1)
     assert float(expected.abs().max()) > 0
     assert book.grad is not None
     torch.testing.assert_close(book.grad, expected)
@@ -132,8 +133,8 @@ def poisoned(trainer: Trainer, site: str, images: Tensor) -> Iterator[None]:
         images[0, 0, 0, 0] = float("nan")
     elif site == "term":
         terms = run.generator_loss.terms
-        weight, term = terms["l1"]
-        terms["l1"] = (weight, lambda images, recon: term(images, recon) * float("nan"))
+        term = terms["l1"]
+        terms["l1"] = lambda images, recon: term(images, recon) * float("nan")
     elif site == "gradient":
         handles.append(run.model.encoder.conv_in.weight.register_hook(lambda grad: grad * float("inf")))
     elif site == "discriminator":
@@ -143,7 +144,7 @@ def poisoned(trainer: Trainer, site: str, images: Tensor) -> Iterator[None]:
     for handle in handles:
         handle.remove()
     if site == "term":
-        terms["l1"] = (weight, term)
+        terms["l1"] = term
 
 
 def test_float16_overflow_is_repeated_with_a_smaller_scale_and_counts_as_nothing(
@@ -241,11 +242,20 @@ def test_compiled_networks_do_the_same_update_under_the_same_names(
     """Graph capture and its backward, without code generation, which takes minutes on a CPU."""
     original = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda module: original(module, backend="aot_eager"))
-    plain, compiled = make_trainer(), make_trainer(train={"compile": True})
+    loss = {
+        "regularise": RegulariseConfig(r1=1.0, gradient_penalty=1.0, penalty_every=2)
+    }  # step 0 is computed uncompiled
+    plain, compiled = make_trainer(loss=loss), make_trainer(loss=loss, train={"compile": True})
     for step in range(2):
         expected, result = (trainer.train_step([batch(step)]) for trainer in (plain, compiled))
         assert result.logs.keys() == expected.logs.keys()
+        assert ("loss/r1" in result.logs) == (step == 0)
         for name, value in expected.logs.items():
             torch.testing.assert_close(result.logs[name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert compiled.run.tensors()["model"].keys() == plain.run.tensors()["model"].keys()
     assert not any("_orig_mod" in name for name, _ in compiled.run.model.named_parameters())
+
+
+def test_the_codebook_starts_on_what_the_encoder_says_without_dropout(make_trainer: MakeTrainer) -> None:
+    books = [make_trainer(model={"dropout": dropout}).run.model.quantize.embedding.weight for dropout in (0.0, 0.5)]
+    assert torch.equal(*books)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from losses.distance import FrozenDistance
 from vqgan.config_files import load_config
 from vqgan.data.loader import Batch
+from vqgan.networks.discriminator import Discriminator
 from vqgan.training.train import train
 from vqgan.training.validation import LARGEST_PSNR, Validator, choose_validation_images
 
@@ -37,16 +39,70 @@ class FirstImageOnly(nn.Module):
         return SimpleNamespace(recon=recon, quantized=SimpleNamespace(indices=torch.zeros(len(images), 1, 1).long()))
 
 
-def test_a_perfect_image_leaves_the_mean_finite() -> None:
+class Squared(FrozenDistance):
+    """Stands in for a perceptual network."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def per_image(self, images: Tensor, recon: Tensor) -> Tensor:
+        return self.factor * (images - recon).square().mean(dim=(1, 2, 3))
+
+
+def validate(size: int = 16, **settings: Any) -> tuple[str, dict[str, float]]:
+    """What chooses the best model, and the values of two images, of which one is wrong by 0.2."""
     number = torch.zeros(2, dtype=torch.int64)
-    batch = Batch(torch.zeros(2, 3, 16, 16), number, number, torch.zeros(2, 4), [])
-    validator = Validator(
-        lambda: [batch], device=torch.device("cpu"), perceptual=None, perceptual_name="lpips", first_term="l1"
-    )
+    batch = Batch(torch.zeros(2, 3, size, size), number, number, torch.zeros(2, 4), [])
+    validator = Validator(lambda: [batch], device=torch.device("cpu"), **settings)
     model: Any = FirstImageOnly()
-    values = validator({"ema": model}).values
+    return validator.chooses_best, validator({"ema": model}).values
+
+
+def test_a_perfect_image_leaves_the_mean_finite() -> None:
+    best, values = validate(distances={}, first_term="l1")
     assert values["val/ema/psnr"] == pytest.approx((LARGEST_PSNR + 20.0) / 2)  # an error of 0.1 in [0, 1] is 20 dB
     assert values["val/ema/l1"] == pytest.approx(0.1)
+    assert best == "val/ema/l1"
+
+
+def test_every_perceptual_network_is_reported_and_the_first_chooses_the_best() -> None:
+    best, values = validate(
+        distances={"lpips_random": Squared(1.0), "resnet50_logits": Squared(10.0)}, first_term="l1", metrics=["psnr"]
+    )
+    assert best == "val/ema/lpips_random"
+    assert values.keys() == {"val/ema/psnr", best, "val/ema/resnet50_logits"}
+    assert values[best] == pytest.approx(0.04 / 2)
+    assert values["val/ema/resnet50_logits"] == pytest.approx(0.4 / 2)
+
+
+def test_without_lpips_a_logits_term_chooses_the_best() -> None:
+    best, values = validate(distances={"convnext_s_logits": Squared(10.0)}, first_term="l2", size=8)
+    assert best == "val/ema/convnext_s_logits"
+    assert values[best] == pytest.approx(0.2)
+    assert "val/ema/ssim" not in values  # below its window
+
+
+def test_the_discriminators_view_of_images_it_was_never_shown() -> None:
+    class Score(Discriminator):
+        """Two maps: the mean of an image, and three times it; training mode would add 100."""
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            mean = images.mean(dim=(1, 2, 3), keepdim=True) + (100.0 if self.training else 0.0)
+            return mean, 3.0 * mean.expand(-1, 1, 2, 2)
+
+    score = Score().train()
+    number = torch.zeros(3, dtype=torch.int64)
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (-0.5, 0.5, 0.75)])
+    batches = [
+        Batch(images[:2], number[:2], number[:2], torch.zeros(2, 4), []),
+        Batch(images[2:], number[2:], number[2:], torch.zeros(1, 4), []),
+    ]
+    validator = Validator(lambda: batches, device=torch.device("cpu"), distances={}, first_term="l1")
+    model: Any = FirstImageOnly()
+    assert validator({"ema": model}, discriminator=score).values["val/disc/logits_real"] == pytest.approx(2 * 0.25)
+    assert score.training
+    assert "val/disc/logits_real" not in validator({"ema": model}).values
 
 
 def test_two_processes_log_the_values_of_one(tmp_path: Path, pair: Any) -> None:

@@ -54,7 +54,8 @@ def build(switches: list[str], accumulate: int) -> Run:
         train=TrainConfig(max_steps=10, batch_size=BATCH, accumulate=accumulate, warmup_steps=0, lr=1e-3),
     )
     perceptual = LPIPS("squeeze", None).double()
-    run = build_run(config, perceptual=perceptual, device=torch.device("cpu"), origin={"init_from": None}, frozen=())
+    networks = {"lpips": perceptual}
+    run = build_run(config, networks=networks, device=torch.device("cpu"), origin={"init_from": None}, frozen=())
     for module in (run.model, run.ema.model, run.discriminator, run.generator_loss):
         module.double()
     return run

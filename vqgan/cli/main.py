@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import vqgan
-from vqgan.cli import check_data, compare, decode, encode, evaluate, reconstruct, train, weights
+from vqgan.cli import ablate, check_data, compare, decode, doctor, encode, evaluate, reconstruct, train, weights
 from vqgan.cli.arguments import Parser
 from vqgan.errors import UserError
 from vqgan.parts import check_name
@@ -15,12 +15,14 @@ Command = Callable[[Sequence[str]], int]
 
 COMMANDS: dict[str, Command] = {
     "train": train.run,
+    "ablate": ablate.run,
     "reconstruct": reconstruct.run,
     "evaluate": evaluate.run,
     "encode": encode.run,
     "decode": decode.run,
     "compare": compare.run,
     "check-data": check_data.run,
+    "doctor": doctor.run,
     "weights": weights.run,
 }
 """Sub-commands; each takes its arguments and returns an exit status. The first line of its docstring is its help."""

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 import torch
 
 from losses import ADVERSARIAL, TERMS
+from losses.channels import choose_mode
+from losses.logits import LOGITS_TERMS
 from vqgan.config import Config
 from vqgan.errors import UserError
 from vqgan.networks import DISCRIMINATORS
 from vqgan.parts import check_name, check_part
 from vqgan.quantizers import QUANTIZERS
+from vqgan.training.terms import network_terms, used_terms
 
 SMALLEST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}
 """Smallest image whose features survive the pooling layers of each `loss.perceptual.net`, in pixels."""
@@ -35,7 +38,7 @@ def check_config(config: Config) -> None:
         args = check_part("quantizer", quantizer.name, quantizer.args, QUANTIZERS)
         QUANTIZERS[quantizer.name](**args)
     _check_stride(config)
-    _check_lpips(config)
+    _check_perceptual(config)
     _check_discriminator(config)
 
 
@@ -51,16 +54,25 @@ def _check_stride(config: Config) -> None:
         )
 
 
-def _check_lpips(config: Config) -> None:
-    if "lpips" not in config.loss.terms:
+def _check_perceptual(config: Config) -> None:
+    loss, channels = config.loss, config.data.channels
+    with _about("loss.perceptual.logits_weights"):
+        for term in loss.perceptual.logits_weights:
+            check_name("logits term", term, LOGITS_TERMS)
+    if loss.perceptual.channels == "off":
+        if not any(used_terms(loss).values()):
+            raise UserError(
+                f"loss.perceptual.channels is off, which drops the perceptual terms, and of loss.terms "
+                f"({', '.join(loss.terms)}) no other has a weight above 0. Add one, for instance with "
+                f"loss.terms.l1=1, or choose another mapping: auto, repeat, rgb, groups."
+            )
         return
-    if config.data.channels not in (1, 3):
-        raise UserError(
-            f"data.channels is {config.data.channels}, but the lpips term of loss.terms sees 1 or 3 channels only. "
-            f"Leave it out, for instance with loss.terms={{l1: 1}}."
-        )
-    net = config.loss.perceptual.net
-    if config.data.image_size < SMALLEST_LPIPS_SIDE[net]:
+    if not network_terms(loss):
+        return
+    with _about("loss.perceptual.channels"):
+        choose_mode(loss.perceptual.channels, channels)
+    net = loss.perceptual.net
+    if "lpips" in loss.terms and config.data.image_size < SMALLEST_LPIPS_SIDE[net]:
         raise UserError(
             f"data.image_size is {config.data.image_size}, but lpips with loss.perceptual.net={net} needs at least "
             f"{SMALLEST_LPIPS_SIDE[net]} px. Raise it, or leave lpips out, for instance with loss.terms={{l1: 1}}."

@@ -5,8 +5,9 @@ images, recon: (B, C, H, W), B being one micro-batch.
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from losses.discriminator import DiscriminatorLoss
-from losses.generator import GeneratorLoss
-from losses.perceptual import LPIPS
 from vqgan.config import Config
 from vqgan.model import VQGAN
 from vqgan.networks import DISCRIMINATORS
-from vqgan.training.run import model_arguments
+from vqgan.networks.discriminator import Discriminator
+from vqgan.networks.frozen_features import FrozenFeatures
+from vqgan.training.critic import Critic
+from vqgan.training.perceptual import random_networks
+from vqgan.training.run import build_losses, model_arguments
 
 FLOAT_BYTES = 4
 
@@ -52,17 +54,17 @@ def estimate_costs(config: Config, micro_batch: int) -> Costs:
         config: settings; weights and data are not touched.
         micro_batch: images per process and forward pass.
     """
-    perceptual = LPIPS(config.loss.perceptual.net) if "lpips" in config.loss.terms else None
+    networks = random_networks(config.loss, config.data.channels)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = VQGAN(**model_arguments(config))
-        discriminator = DISCRIMINATORS[config.loss.discriminator.name](
-            channels=config.data.channels, **config.loss.discriminator.args
-        )
+        part = config.loss.discriminator
+        unread = {"weights": "random"} if part.name == "frozen_features" else {}
+        discriminator = DISCRIMINATORS[part.name](channels=config.data.channels, **{**part.args, **unread})
         images = torch.empty(micro_batch, config.data.channels, config.data.image_size, config.data.image_size)
         with Meter() as forward, torch.no_grad():
             model(images[:1])
         with Meter() as step:
-            _walk_step(config, model, discriminator, perceptual, images)
+            _walk_step(config, model, discriminator, networks, images)
         parts: dict[str, Iterable[nn.Module]] = {
             "encoder": (model.encoder, model.quant_conv),
             "decoder": (model.post_quant_conv, model.decoder),
@@ -73,7 +75,9 @@ def estimate_costs(config: Config, micro_batch: int) -> Costs:
         parameters = {name: sum(_count(module) for module in modules) for name, modules in parts.items()}
         generator, critic = _count(model), _count(discriminator)
         trained = _count(model, trained=True) + _count(discriminator, trained=True)
-        frozen = 0 if perceptual is None else _count(perceptual)
+        frozen = sum(_count(network) for network in networks.values())
+        if isinstance(discriminator, FrozenFeatures):
+            frozen += discriminator.frozen_parameters
 
     micro_batches = config.train.batch_size / micro_batch
     # twice the generator: raw and averaged; two moments of Adam per trained weight
@@ -123,44 +127,37 @@ class Meter(TorchDispatchMode):
 
 
 def _walk_step(
-    config: Config, model: VQGAN, discriminator: nn.Module, perceptual: LPIPS | None, images: Tensor
+    config: Config,
+    model: VQGAN,
+    discriminator: Discriminator,
+    networks: Mapping[str, nn.Module],
+    images: Tensor,
 ) -> None:
     """Gradients of both players on one micro-batch, in the order in which the trainer takes them."""
     loss = config.loss
-    generator_loss = GeneratorLoss(
-        loss.terms,
-        perceptual=perceptual,
-        adversarial=loss.adversarial,
-        disc_weight=loss.disc_weight,
-        adaptive=loss.adaptive,
-    )
+    generator_loss, discriminator_loss = build_losses(loss, networks)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.train.precision]
-
-    def judge(images: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            logits: Tensor = discriminator(images)
-        return logits
-
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+    autocast = partial(torch.autocast, "cpu", dtype=dtype, enabled=dtype != torch.float32)
+    critic = Critic(discriminator, discriminator, discriminator_loss, loss, autocast)
+    (draw,) = critic.draw([images])
+    with autocast():
         output = model(images)
-    discriminator.requires_grad_(False)
-    gradient = generator_loss(
-        images,
-        output.recon,
-        features=output.features,
-        last_layer=model.last_layer,
-        discriminator=judge if loss.disc_weight > 0 else None,
-        gan_factor=1.0,
-    )
-    discriminator.requires_grad_(True)
+    with critic.judging(draw) as judge:
+        gradient = generator_loss(
+            images,
+            output.recon,
+            features=output.features,
+            last_layer=model.last_layer,
+            discriminator=judge if loss.disc_weight > 0 else None,
+            gan_factor=1.0,
+        )
     roots = (output.recon, output.quantized.loss)
     torch.autograd.backward(roots, (gradient.recon_grad.to(output.recon.dtype), torch.ones_like(roots[1])))
     if loss.disc_weight > 0:
         recon = output.recon.detach()
         del output, roots, gradient
-        both = torch.cat([images.to(recon.dtype), recon])
-        disc_loss, _ = DiscriminatorLoss(loss.adversarial)(*judge(both).chunk(2))
-        disc_loss.backward()
+        without_penalty = loss.regularise.penalty_every - 1  # the usual step, unless every step has one
+        critic.backward(images, recon, draw, step=without_penalty, scale=1.0)
 
 
 def _count(module: nn.Module, *, trained: bool = False) -> int:

@@ -15,6 +15,8 @@ from vqgan.run_folder import RunFolder
 from vqgan.store import atomic_write_text
 from vqgan.training.bad_files import BadFiles
 from vqgan.training.checkpoint import step_folders
+from vqgan.training.growth import grow_codebook
+from vqgan.training.health.watch import Watch
 from vqgan.training.panel import draw_rows, mosaic, panel
 from vqgan.training.processes import mean_over_processes, sum_over_processes
 from vqgan.training.progress import Meter, Progress
@@ -41,6 +43,7 @@ class Loop:
         tracker: records, on the main process; None elsewhere.
         save: writes a checkpoint; entered by all processes.
         signal: number of a signal this process has received, or 0.
+        grown_from: codes that --init-from brought, where the model has more; None: it has not.
     """
 
     def __init__(
@@ -55,14 +58,17 @@ class Loop:
         tracker: Tracker | None,
         save: Callable[[], None],
         signal: Callable[[], int],
+        grown_from: int | None = None,
     ) -> None:
         self.trainer, self.run, self.folder = trainer, trainer.run, folder
         self.accelerator = trainer.accelerator
         self.batches, self.validator, self.panel_images, self.bad_files = batches, validator, panel_images, bad_files
         self.tracker, self.save, self.signal = tracker, save, signal
+        self.grown_from = grown_from
         self.train = self.run.config.train
         self.progress = Progress(self.run.step, int(self.train.max_steps), shown=tracker is not None)
         self.meter = Meter(self.train.batch_size)
+        self.watch = None if tracker is None else Watch(folder, self.run.config)
         self.last_values: dict[str, float] = {}
         """Values of the newest validation."""
 
@@ -108,7 +114,9 @@ class Loop:
         """Measure both models, record the values, and export the averaged model if it is the best so far."""
         run = self.run
         with self.progress.paused("validating"):
-            result = self.validator({"raw": run.model, "ema": run.ema.model})
+            learning = run.config.loss.disc_weight > 0 and run.step > int(run.config.loss.disc_start)
+            discriminator = run.discriminator if learning else None
+            result = self.validator({"raw": run.model, "ema": run.ema.model}, discriminator=discriminator)
         self.last_values = result.values
         value = result.values.get(self.validator.chooses_best, math.nan)
         better = math.isfinite(value) and (run.best is None or value < run.best)
@@ -127,12 +135,17 @@ class Loop:
                 }
                 run.ema.model.save_pretrained(self.folder.best, metadata=chosen)
         self.progress.say(_summary(run.step, result.values))
+        if self.watch is not None and (note := self.watch.after_validation(run.step, result.values)) is not None:
+            self.progress.say(note)
         return result
 
     def _begin(self, images: Sequence[Tensor]) -> None:
         """What happens once, before the first update."""
         if self.run.origin["init_from"] is None:
             self.trainer.initialise_codebook(images)
+        elif self.grown_from is not None:
+            grow_codebook(self.run, images, kept=self.grown_from)
+        self.trainer.initialise_discriminator(images)
         self.validate()
 
     def _to_device(self, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """Everything about a start that can be known and checked before anything is created."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from vqgan.data.sampler import micro_batch_size
 from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.metrics.inception import InceptionFeatures
-from vqgan.model import read_weights
 from vqgan.run_folder import RunFolder
+from vqgan.training.backbone import Backbone, load_backbone
 from vqgan.training.checkpoint import was_saved
 from vqgan.training.checks import check_config
 from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
 from vqgan.training.feature_metrics import load_inception
+from vqgan.training.init_from import Initial, read_initial
 from vqgan.training.perceptual import Perceptual, load_perceptual
 from vqgan.training.processes import done_by_main, make_accelerator
 
@@ -40,6 +41,8 @@ class Plan:
     datasets: Datasets
     folder: RunFolder
     perceptual: Perceptual
+    backbone: Backbone
+    """Frozen part of the discriminator, where it has one."""
     inception: InceptionFeatures | None
     """Network of rfid and is, where validation reports them."""
     micro_batch: int
@@ -48,7 +51,7 @@ class Plan:
     """What the run grows from; see `Run.origin`."""
     frozen: tuple[str, ...]
     """Parts of the model that are not trained."""
-    initial_weights: Mapping[str, Tensor] | None
+    initial: Initial | None
     """Weights that --init-from names; None also where the run has checkpoints, and so needs them no more."""
     panel_images: Tensor
     """Validation images that are shown at every stage, (N, C, H, W) in [-1, 1] on the host."""
@@ -91,7 +94,8 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
     check_existing(folder, resolved, len(datasets.train))
     bad = find_bad_headers(datasets, config.data)
     panel, bad_in_panel = panel_images(config, datasets.val)
-    perceptual = load_perceptual(config.loss, accelerator)
+    perceptual = load_perceptual(config.loss, accelerator, config.data.channels)
+    backbone = load_backbone(config.loss.discriminator, accelerator)
     inception = load_inception(config.train.validate_metrics, config.data.channels, accelerator)
     begins = not done_by_main(lambda: was_saved(folder), main=accelerator.is_main_process)
     return Plan(
@@ -102,6 +106,7 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
         datasets=datasets,
         folder=folder,
         perceptual=perceptual,
+        backbone=backbone,
         inception=inception,
         micro_batch=micro_batch,
         origin={
@@ -109,9 +114,10 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
             "init_from": None if init_from is None else str(init_from),
             "freeze": sorted(freeze),
             "perceptual": perceptual.identity,
+            "backbone": backbone.identity,
         },
         frozen=tuple(freeze),
-        initial_weights=read_weights(init_from) if init_from is not None and begins else None,
+        initial=read_initial(init_from, resolved, frozen=freeze) if init_from is not None and begins else None,
         panel_images=panel,
         bad=bad + datasets.as_validation(bad_in_panel),
     )

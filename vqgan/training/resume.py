@@ -72,13 +72,17 @@ def _check_origin(before: Mapping[str, Any], now: Mapping[str, Any], *, step: in
             f"{now['train_images']:,} now (or other names). A resumed run must see the same images. Restore them, or "
             f"start a new run from its weights: run.dir=PATH --init-from {root}."
         )
-    if before.get("perceptual", now["perceptual"]) != now["perceptual"]:  # not in checkpoints of early versions
-        former = "random" if "random" in before["perceptual"] else "PATH, the file of those weights"
-        raise UserError(
-            f"The perceptual network has changed since the run in {root} began: {before['perceptual']} then, "
-            f"{now['perceptual']} now. A resumed run must keep its loss. Go on with the former "
-            f"(loss.perceptual.weights={former}), or start a new run from its weights: run.dir=PATH --init-from {root}."
-        )
+    for key, what, setting in (
+        ("perceptual", "perceptual network", "loss.perceptual.weights"),
+        ("backbone", "discriminator's backbone", "loss.discriminator.args.weights"),
+    ):
+        if before.get(key, now.get(key)) != now.get(key):  # not in checkpoints of early versions
+            former = "random" if "random" in before[key] else "PATH, the file of those weights"
+            raise UserError(
+                f"The {what} has changed since the run in {root} began: {before[key]} then, {now[key]} now. A resumed "
+                f"run must keep its loss. Go on with the former ({setting}={former}), or start a new run from its "
+                f"weights: run.dir=PATH --init-from {root}."
+            )
 
 
 def save(run: Run, plan: Plan) -> None:

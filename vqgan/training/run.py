@@ -10,14 +10,17 @@ from torch.optim import AdamW, Optimizer
 
 from losses.discriminator import DiscriminatorLoss
 from losses.generator import GeneratorLoss
-from vqgan.config import Config
+from vqgan.config import Config, LossConfig
 from vqgan.model import VQGAN
 from vqgan.networks import DISCRIMINATORS
+from vqgan.networks.discriminator import Discriminator
+from vqgan.networks.frozen_features import FrozenFeatures
 from vqgan.training.checkpoint import Loaded
 from vqgan.training.ema import Ema
 from vqgan.training.freeze import freeze
 from vqgan.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from vqgan.training.scaler import LossScaler
+from vqgan.training.terms import used_terms
 
 
 @dataclass(kw_only=True)
@@ -28,7 +31,7 @@ class Run:
     """Resolved: every duration is a number of steps."""
     model: VQGAN
     ema: Ema[VQGAN]
-    discriminator: nn.Module
+    discriminator: Discriminator
     generator_loss: GeneratorLoss
     discriminator_loss: DiscriminatorLoss
     optimizer_g: Optimizer
@@ -36,7 +39,7 @@ class Run:
     scaler_g: LossScaler
     scaler_d: LossScaler
     origin: dict[str, Any]
-    """What the run grew from: dataset fingerprint, --init-from, --freeze, perceptual network. Never changes."""
+    """What the run grew from: dataset fingerprint, --init-from, --freeze, frozen networks. Never changes."""
     step: int = 0
     """Updates done; a batch skipped as non-finite counts, one repeated after a float16 overflow does not."""
     skipped: int = 0
@@ -88,6 +91,7 @@ class Run:
             "ema": self.ema.model,
             "discriminator": self.discriminator,
             "generator_loss": self.generator_loss,
+            "discriminator_loss": self.discriminator_loss,
         }
         return [(f"{part}.{name}", buffer) for part, module in parts.items() for name, buffer in module.named_buffers()]
 
@@ -116,50 +120,73 @@ class Run:
 def build_run(
     config: Config,
     *,
-    perceptual: nn.Module | None,
+    networks: Mapping[str, nn.Module],
     device: torch.device,
     origin: dict[str, Any],
     frozen: tuple[str, ...],
+    backbone: Mapping[str, Tensor] | None = None,
 ) -> Run:
     """Build everything a run needs, with initial weights that depend on `run.seed` alone.
 
     Args:
         config: resolved settings.
-        perceptual: the frozen network of the lpips term, or None without that term.
+        networks: see `build_losses`.
         device: where the networks live.
         origin: see `Run.origin`.
         frozen: parts of the model that are not trained ("encoder", "codebook", "decoder").
+        backbone: weights of the discriminator's backbone; None where it has none, or makes them itself.
     """
     torch.manual_seed(config.run.seed)
     model = VQGAN(**model_arguments(config))
-    discriminator: nn.Module = DISCRIMINATORS[config.loss.discriminator.name](
+    discriminator: Discriminator = DISCRIMINATORS[config.loss.discriminator.name](
         **{"channels": config.data.channels, **config.loss.discriminator.args}
     )
+    if backbone is not None and isinstance(discriminator, FrozenFeatures):
+        discriminator.load_backbone(backbone)
     for network in (model, discriminator):
         network.to(device).to(memory_format=memory_format(device)).train()
     freeze(model, frozen)
-    loss, half = config.loss, config.train.precision == "fp16"
-    generator_loss = GeneratorLoss(
-        loss.terms,
-        perceptual=perceptual,
-        adversarial=loss.adversarial,
-        disc_weight=loss.disc_weight,
-        adaptive=loss.adaptive,
-        max_weight=loss.max_weight,
-    ).to(device)
+    generator_loss, discriminator_loss = build_losses(config.loss, networks)
+    half = config.train.precision == "fp16"
     return Run(
         config=config,
         model=model,
         ema=Ema(model, config.train.ema_decay),
         discriminator=discriminator,
-        generator_loss=generator_loss,
-        discriminator_loss=DiscriminatorLoss(loss.adversarial),
+        generator_loss=generator_loss.to(device),
+        discriminator_loss=discriminator_loss.to(device),
         optimizer_g=_optimizer(model, config, device),
         optimizer_d=_optimizer(discriminator, config, device),
         scaler_g=LossScaler(enabled=half),
         scaler_d=LossScaler(enabled=half),
         origin=origin,
     )
+
+
+def build_losses(loss: LossConfig, networks: Mapping[str, nn.Module]) -> tuple[GeneratorLoss, DiscriminatorLoss]:
+    """Objectives of both players.
+
+    Args:
+        loss: settings.
+        networks: the frozen network of each perceptual term.
+    """
+    generator_loss = GeneratorLoss(
+        used_terms(loss),
+        networks=networks,
+        adversarial=loss.adversarial,
+        disc_weight=loss.disc_weight,
+        adaptive=loss.adaptive,
+        max_weight=loss.max_weight,
+        numerator=loss.adaptive_numerator,
+        smoothing=loss.adaptive_smoothing,
+    )
+    discriminator_loss = DiscriminatorLoss(
+        loss.adversarial,
+        lecam=loss.regularise.lecam,
+        lecam_decay=loss.regularise.lecam_decay,
+        label_noise=loss.regularise.label_noise,
+    )
+    return generator_loss, discriminator_loss
 
 
 def model_arguments(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vqgan.config import LossConfig
 from vqgan.training.plan import Plan
 from vqgan.training.run import Run
 
@@ -21,13 +22,15 @@ def header(run: Run, plan: Plan, resumed: Path | None, *, bad: int) -> str:
     )
     quantizer = run.model.quantize
     threads = f"{torch.get_num_threads()} threads, " if device.type == "cpu" else ""
+    backbone = f" on {plan.backbone.description}" if plan.backbone.description != "none" else ""
     rows = {
         "run": f"{folder.root}" + (f", resumed from {resumed.name}" if resumed else ""),
         "device": f"{place}, {plan.processes} process(es), {threads}{train.precision}"
         + (", compiled" if train.compile else ""),
         "model": f"{_millions(run.model)} parameters, {run.model.stride}x reduction, "
         f"{quantizer.codebook_size:,} codes of {quantizer.codebook_dim} dimensions",
-        "discriminator": f"{_millions(run.discriminator)} parameters",
+        "discriminator": f"{config.loss.discriminator.name}{backbone}, {_millions(run.discriminator)} parameters, "
+        f"{config.loss.adversarial}{_regularisers(config.loss)}",
         "perceptual": plan.perceptual.description,
         "data": f"{len(plan.datasets.train):,} training and {len(plan.datasets.val):,} validation images at "
         f"{config.data.image_size} px, {config.data.channels} channel(s)"
@@ -68,6 +71,23 @@ def final_report(run: Run, plan: Plan, values: Mapping[str, float]) -> str:
     if plan.perceptual.warning:
         lines += ["", plan.perceptual.warning]
     return "\n".join(lines)
+
+
+def _regularisers(loss: LossConfig) -> str:
+    """What keeps the discriminator in check, for the header: ", lecam 0.001, r1 10 every 16 steps"."""
+    pull, change = loss.regularise, loss.disc_augment
+    every = f" every {pull.penalty_every} steps"
+    parts = {
+        f"lecam {pull.lecam:g}": pull.lecam,
+        f"r1 {pull.r1:g}{every}": pull.r1,
+        f"r2 {pull.r2:g}{every}": pull.r2,
+        f"gradient penalty {pull.gradient_penalty:g}{every}": pull.gradient_penalty,
+        f"label noise {pull.label_noise:g}": pull.label_noise,
+        f"color {change.color:g}": change.color * change.probability,
+        f"translation {change.translation:g}": change.translation * change.probability,
+        f"cutout {change.cutout:g}": change.cutout * change.probability,
+    }
+    return "".join(f", {text}" for text, strength in parts.items() if strength)
 
 
 def _quoted(path: Path) -> str:

@@ -15,18 +15,19 @@ from vqgan.config import Config
 from vqgan.config_files import to_yaml
 from vqgan.durations import schedule_lines
 from vqgan.metrics.frechet import few_images_warning
-from vqgan.model import load_weights
 from vqgan.run_folder import RunLock
 from vqgan.store import atomic_write_text, write_json
 from vqgan.training.bad_files import BadFiles
 from vqgan.training.datasets import training_batches, validation_batches
 from vqgan.training.feature_metrics import FeatureMetrics
+from vqgan.training.init_from import fill
 from vqgan.training.loop import Loop
 from vqgan.training.plan import Plan, make_plan
 from vqgan.training.resume import restore, save
 from vqgan.training.run import Run, build_run
 from vqgan.training.signals import StopFlag
 from vqgan.training.summary import final_report, header
+from vqgan.training.terms import used_terms
 from vqgan.training.tracking import Tracker
 from vqgan.training.trainer import Trainer
 from vqgan.training.validation import Validator, choose_validation_images
@@ -52,13 +53,14 @@ def train(config: Config, *, command: Sequence[str], init_from: Path | None = No
         keep_freed_memory()
     run = build_run(
         plan.config,
-        perceptual=plan.perceptual.network,
+        networks=plan.perceptual.networks,
+        backbone=plan.backbone.tensors,
         device=plan.accelerator.device,
         origin=plan.origin,
         frozen=plan.frozen,
     )
-    if plan.initial_weights is not None:
-        load_weights(run.model, plan.initial_weights, what=str(init_from))
+    if plan.initial is not None:
+        fill(run.model, plan.initial)
         run.ema.model.load_state_dict(run.model.state_dict())
     with ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
@@ -92,6 +94,8 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
     plan.say(header(run, plan, resumed, bad=len(bad_files.named)))
     for line in (*schedule_lines(plan.given, plan.config), *plan.datasets.train.notes):
         plan.say(f"  {line}")
+    for note in plan.initial.notes if plan.initial is not None else ():
+        plan.say(f"  --init-from: {note}")
 
     tracker = None
     if plan.main:
@@ -105,9 +109,8 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
     validator = Validator(
         bad_files.watch(validation_batches(config, plan.datasets.val, chosen, plan.micro_batch)),
         device=plan.accelerator.device,
-        perceptual=plan.perceptual.network,
-        perceptual_name=plan.perceptual.name,
-        first_term=next(iter(config.loss.terms)),
+        distances=plan.perceptual.distances,
+        first_term=next(iter(used_terms(config.loss))),
         metrics=config.train.validate_metrics,
         features=feature_metrics(plan),
     )
@@ -130,6 +133,7 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
         tracker=tracker,
         save=lambda: save(run, plan),
         signal=lambda: stop.requested,
+        grown_from=plan.initial.grown_from if plan.initial is not None else None,
     )
     stack.callback(loop.progress.close)
     return loop
@@ -151,6 +155,7 @@ def describe(plan: Plan) -> None:
         "threads": torch.get_num_threads(),
         "perceptual": plan.perceptual.description,
         "perceptual_warning": plan.perceptual.warning,
+        "backbone": plan.backbone.description,
     }
     write_json(folder.environment, environment)
 

@@ -9,17 +9,19 @@ one verdict over all processes, and one wait for the device, decide whether the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from losses.augment import Draw
 from losses.generator import GeneratorGradient
 from vqgan.errors import UserError
-from vqgan.model import VQGANOutput
+from vqgan.model import VQGANOutput, evaluating
 from vqgan.quantizers.reseed import reset_moments
+from vqgan.training.critic import Critic
 from vqgan.training.processes import agree_on_worst, all_agree, wrap
 from vqgan.training.run import Run
 from vqgan.training.schedules import gan_factor, learning_rate
@@ -52,6 +54,9 @@ class Trainer:
             run.discriminator.compile()
         self.model = wrap(run.model, accelerator)
         self.discriminator = wrap(run.discriminator, accelerator)
+        self.critic = Critic(
+            run.discriminator, self.discriminator, run.discriminator_loss, run.config.loss, self._autocast
+        )
         self.seed = run.config.run.seed
         outside = [buffer for name, buffer in run.model.named_buffers() if not name.startswith("quantize.")]
         self.statistics = [*outside, *run.discriminator.buffers()]
@@ -69,15 +74,18 @@ class Trainer:
             changed), "overflow" if a float16 loss scale was too large (nothing changed; show the same batch again).
         """
         run = self.run
-        torch.manual_seed((self.seed * 1_000_003 + run.step) % 2**63)  # dropout: no generator state survives a step
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self._seed(0)  # no generator state survives a step
+        draws = self.critic.draw(micro_batches, rank=rank, processes=processes)
+        self._seed(1 + rank)  # dropout and label noise differ between processes
         train_disc = self._set_learning_rates()
         statistics = [buffer.clone() for buffer in self.statistics]
 
         # Generator: reconstruct, and fool the discriminator.
         outputs, gradients, logs_g = [], [], []
-        for images, last in _with_last(micro_batches):
+        for (images, draw), last in _with_last(list(zip(micro_batches, draws, strict=True))):
             with self._sync_if(last, self.model):
-                output, gradient, logs = self._generator_backward(images, len(micro_batches))
+                output, gradient, logs = self._generator_backward(images, draw, len(micro_batches))
             outputs.append(output)
             gradients.append(gradient)
             logs_g.append(logs)
@@ -85,10 +93,10 @@ class Trainer:
         # Discriminator: tell the images from their reconstructions.
         logs_d = []
         if train_disc:
-            pairs = zip(micro_batches, outputs, strict=True)
-            for (images, output), last in _with_last(list(pairs)):
+            scale = run.scaler_d.scale / len(micro_batches)
+            for (images, output, draw), last in _with_last(list(zip(micro_batches, outputs, draws, strict=True))):
                 with self._sync_if(last, self.discriminator):
-                    logs_d.append(self._discriminator_backward(images, output.recon.detach(), len(micro_batches)))
+                    logs_d.append(self.critic.backward(images, output.recon, draw, step=run.step, scale=scale))
 
         # Nobody moves unless everything is finite everywhere.
         logs = _mean(logs_g) | _mean(logs_d)
@@ -100,10 +108,11 @@ class Trainer:
             run.optimizer_g.step()
             if train_disc:
                 run.optimizer_d.step()
+                run.discriminator.update()
+                run.discriminator_loss.update(logs["disc/logits_real"], logs["disc/logits_fake"])
             logs |= self._update_codebook(outputs)
             run.ema.update(run.model, run.step + 1)
-            for gradient in gradients:
-                run.generator_loss.update(gradient)
+            run.generator_loss.update(*gradients)
         else:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
@@ -122,7 +131,7 @@ class Trainer:
         """
         quantizer = self.run.model.quantize
         if quantizer.needs_data_init:
-            with self._autocast():
+            with self._autocast(), evaluating(self.run.model):  # without dropout, as the codes will be used
                 z = torch.cat([self.run.model.encode_z(images) for images in micro_batches])
             if not all_agree(bool(torch.isfinite(z).all())):
                 raise UserError(
@@ -132,19 +141,32 @@ class Trainer:
             quantizer.initialise(z, seed=self.seed)
             self.run.ema.model.load_state_dict(self.run.model.state_dict())
 
-    def _generator_backward(self, images: Tensor, accumulate: int) -> tuple[VQGANOutput, GeneratorGradient, Logs]:
+    @torch.no_grad()
+    def initialise_discriminator(self, micro_batches: Sequence[Tensor]) -> None:
+        """Place what starts from data in the discriminator on the first global batch.
+
+        Raises:
+            UserError: on all processes, if a statistic is not finite.
+        """
+        if self.run.discriminator.needs_data_init:
+            self.run.discriminator.initialise(torch.cat(list(micro_batches)))
+
+    def _generator_backward(
+        self, images: Tensor, draw: Draw, accumulate: int
+    ) -> tuple[VQGANOutput, GeneratorGradient, Logs]:
         run = self.run
         with self._autocast():
             output: VQGANOutput = self.model(images)
         factor = self._gan_factor()
-        with _frozen(run.discriminator) as discriminator:
+        with self.critic.judging(draw) as judge:
             gradient: GeneratorGradient = run.generator_loss(
                 images,
                 output.recon,
                 features=output.features,
                 last_layer=run.model.last_layer,
-                discriminator=(lambda recon: self._judge(discriminator, recon)) if factor > 0 else None,
+                discriminator=judge if factor > 0 else None,
                 gan_factor=factor,
+                refresh=(run.step - int(run.config.loss.gan_start)) % run.config.loss.adaptive_every == 0,
             )
         scale = run.scaler_g.scale / accumulate
         roots = [(output.recon, (gradient.recon_grad * scale).to(output.recon.dtype))]
@@ -161,18 +183,6 @@ class Trainer:
             logs["loss/codebook"] = quantized.logs["codebook_loss"]
         detached = quantized._replace(z_q=quantized.z_q.detach(), loss=quantized.loss.detach())
         return output._replace(recon=output.recon.detach(), quantized=detached), gradient, logs
-
-    def _discriminator_backward(self, images: Tensor, recon: Tensor, accumulate: int) -> Logs:
-        both = torch.cat([images.to(recon.dtype), recon])  # one forward: batch statistics and buffers see both
-        logits_real, logits_fake = self._judge(self.discriminator, both).chunk(2)
-        loss, logs = self.run.discriminator_loss(logits_real, logits_fake)
-        (loss * (self.run.scaler_d.scale / accumulate)).backward()
-        return logs
-
-    def _judge(self, discriminator: nn.Module, images: Tensor) -> Tensor:
-        with self._autocast():
-            logits: Tensor = discriminator(images)
-        return logits
 
     def _unscaled_norm(self, optimizer: torch.optim.Optimizer, unscale: Callable[[Sequence[Tensor]], None]) -> Tensor:
         """Norm of a player's gradient before clipping; DDP has already averaged it over the processes."""
@@ -217,6 +227,9 @@ class Trainer:
             run.ema.copy_rows("quantize.embedding.weight", quantizer.embedding.weight, update.replaced)
         return {f"codebook/{name}": value for name, value in update.logs.items()}
 
+    def _seed(self, purpose: int) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.run.step + purpose * 2_000_003_000_009) % 2**63)
+
     def _set_learning_rates(self) -> bool:
         """Set both rates for this step; returns whether the discriminator learns in it."""
         run, train, loss = self.run, self.run.config.train, self.run.config.loss
@@ -249,17 +262,6 @@ class Trainer:
         """Share gradients once per update: with the last micro-batch."""
         no_sync: Callable[[], AbstractContextManager[None]] | None = getattr(module, "no_sync", None)
         return nullcontext() if last or no_sync is None else no_sync()
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """The bare module with its parameters taken out of the graph and its statistics at rest."""
-    training = module.training
-    module.requires_grad_(False).eval()
-    try:
-        yield module
-    finally:
-        module.requires_grad_(True).train(training)
 
 
 def _with_last(items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:

@@ -8,17 +8,20 @@ Shapes: images, recon (B, C, H, W) in [-1, 1]; counts (K,) hits per code.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from losses import TERMS
-from losses.perceptual import LPIPS
+from losses.adversarial import full_precision, mean_over_maps
+from losses.distance import FrozenDistance
 from vqgan.data.loader import Batch
 from vqgan.metrics.codebook import perplexity, usage
 from vqgan.metrics.image import psnr, ssim
 from vqgan.model import VQGAN, evaluating
+from vqgan.networks.discriminator import Discriminator
 from vqgan.training.feature_metrics import FeatureMetrics
 from vqgan.training.processes import sum_over_processes
 
@@ -41,10 +44,10 @@ class Validator:
     Args:
         batches: yields this process's share of the set, from its beginning each time it is called.
         device: where the models live.
-        perceptual: the frozen LPIPS network, or None.
-        perceptual_name: name its values get: lpips, or lpips_random for a random trunk.
-        first_term: a key of TERMS, measured where there is no perceptual network, so that there is always a value
-            of which less is better.
+        distances: frozen networks by the name their values get (lpips, lpips_random, ...); the first chooses the best
+            model.
+        first_term: a key of TERMS, measured where there is no such network, so that there is always a value of which
+            less is better.
         metrics: what to report; the value that chooses the best model is always there.
         features: collects for rfid and is, or None.
     """
@@ -54,56 +57,69 @@ class Validator:
         batches: Callable[[], Iterable[Batch]],
         *,
         device: torch.device,
-        perceptual: LPIPS | None,
-        perceptual_name: str,
+        distances: Mapping[str, FrozenDistance],
         first_term: str,
         metrics: Collection[str] = ("psnr", "ssim", "lpips", "usage"),
         features: FeatureMetrics | None = None,
     ) -> None:
         self.metrics, self.features = metrics, features
-        self.batches, self.device, self.perceptual = batches, device, perceptual
-        self.perceptual_name, self.first_term = perceptual_name, first_term
-        self.chooses_best = f"val/ema/{perceptual_name if perceptual is not None else first_term}"
+        self.batches, self.device = batches, device
+        self.distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            name: network.per_image for name, network in distances.items()
+        } or {first_term: partial(term_per_image, first_term)}
+        self.chooses_best = f"val/ema/{next(iter(self.distances))}"
         """Tag of the value that chooses the best model; lower is better."""
 
     @torch.no_grad()
-    def __call__(self, models: Mapping[str, VQGAN]) -> Validation:
+    def __call__(self, models: Mapping[str, VQGAN], *, discriminator: Discriminator | None = None) -> Validation:
         """Measure each of `models`, by name; all processes take part.
 
         Values are finite: the PSNR of an image counts as `LARGEST_PSNR` at most, and a mean that is NaN is left out.
+
+        Args:
+            models: to measure.
+            discriminator: adds its mean logit of these images, val/disc/logits_real, which no training step has shown
+                it: far below train/disc/logits_real, it has learned the training images by heart.
         """
-        sums = {name: torch.zeros(4, dtype=torch.float64) for name in models}  # psnr, ssim, distance, images
+        metrics = ("psnr", "ssim", *self.distances)
+        sums = {name: torch.zeros(len(metrics) + 1, dtype=torch.float64) for name in models}  # last: images
         counts = {
             name: torch.zeros(model.quantize.codebook_size, dtype=torch.float64) for name, model in models.items()
         }
+        judged = torch.zeros(2, dtype=torch.float64)  # sum of logits, images
         if self.features is not None:
             self.features.begin(list(models))
         for batch in self.batches():
             images = batch.images.to(self.device)
             if self.features is not None:
                 self.features.add_images(images)
+            if discriminator is not None:
+                judged += torch.tensor([float(logit_per_image(discriminator, images).sum()), len(images)])
             for name, model in models.items():
                 with evaluating(model):
                     output = model.forward(images)  # not compiled: batches vary in size
                 recon = output.recon.clamp(-1, 1)
                 decibels = psnr(images, recon).clamp(max=LARGEST_PSNR)
-                rows = torch.stack([decibels, self._ssim(images, recon), self._distance(images, recon)])
-                sums[name][:3] += rows.cpu().double().sum(dim=1)
-                sums[name][3] += len(images)
+                apart = [distance(images, recon) for distance in self.distances.values()]
+                rows = torch.stack([decibels, self._ssim(images, recon), *apart])
+                sums[name][:-1] += rows.cpu().double().sum(dim=1)
+                sums[name][-1] += len(images)
                 hits = torch.bincount(output.quantized.indices.flatten(), minlength=len(counts[name]))
                 counts[name] += hits.cpu().double()
                 if self.features is not None:
                     self.features.add(name, recon)
 
         values = {}
+        judged = sum_over_processes(judged, self.device)
+        if discriminator is not None and math.isfinite(mean := float(judged[0] / judged[1])):
+            values["val/disc/logits_real"] = mean
         of_features = self.features.values(self.device) if self.features is not None else {}
         for name in models:
             sums[name] = sum_over_processes(sums[name], self.device)
             counts[name] = sum_over_processes(counts[name], self.device)
-            means = (sums[name][:3] / sums[name][3]).tolist()
-            distance = self.perceptual_name if self.perceptual is not None else self.first_term
-            for metric, value in zip(("psnr", "ssim", distance), means, strict=True):
-                wanted = metric in self.metrics or metric == distance
+            means = (sums[name][:-1] / sums[name][-1]).tolist()
+            for metric, value in zip(metrics, means, strict=True):
+                wanted = metric in self.metrics or metric in self.distances
                 if wanted and math.isfinite(value):  # SSIM is undefined (NaN) below its window
                     values[f"val/{name}/{metric}"] = value
             if "usage" in self.metrics:
@@ -117,12 +133,17 @@ class Validator:
             return images.new_full((len(images),), float("nan"))
         return ssim(images, recon)
 
-    def _distance(self, images: Tensor, recon: Tensor) -> Tensor:
-        """(B,): LPIPS, or the first loss term of each image."""
-        if self.perceptual is not None:
-            return self.perceptual.per_image(images, recon)
-        term = TERMS[self.first_term]
-        return torch.stack([term(image[None], other[None]) for image, other in zip(images, recon, strict=True)])
+
+def term_per_image(name: str, images: Tensor, recon: Tensor) -> Tensor:
+    """A loss term of each image, (B,)."""
+    return torch.stack([TERMS[name](image[None], other[None]) for image, other in zip(images, recon, strict=True)])
+
+
+def logit_per_image(discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Mean logit of each image, over its maps' means, (B,); the discriminator stays as it was."""
+    with evaluating(discriminator):
+        logits = discriminator.forward(images)  # not compiled: batches vary in size
+    return mean_over_maps(part.flatten(1).mean(dim=1) for part in full_precision(logits))
 
 
 def choose_validation_images(count: int, most: int, *, rank: int, processes: int) -> list[int]:
