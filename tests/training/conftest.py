@@ -3,7 +3,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +107,41 @@ def make_arrays() -> Callable[..., Path]:
     return make
 
 
+def run_together(worker: Path, folder: Path, arguments: Sequence[str], *, timeout: float) -> list[dict[str, Any]]:
+    """What two processes `worker OUT.json RANK PORT ARGUMENTS...` leave in their files.
+
+    Args:
+        timeout: for each, in seconds.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    children = [
+        subprocess.Popen(
+            [sys.executable, worker, folder / f"{rank}.json", str(rank), port, *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for child in children:
+            _, errors = child.communicate(timeout=timeout)
+            assert child.returncode == 0, errors
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    return [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
+
+
+@pytest.fixture(scope="session", name="run_together")
+def run_together_fixture() -> Callable[..., list[dict[str, Any]]]:
+    return run_together
+
+
 class Pair(NamedTuple):
     """What two processes that trained together left behind: see pair_worker.py."""
 
@@ -125,26 +160,5 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         "model.quantizer={name: vq, args: {codebook_size: 16, codebook_dim: 4}}", "loss.disc_weight=0",
         "train.max_steps=1", "train.batch_size=4", "train.warmup_steps=0", "train.val_images=7", "train.device=cpu",
     ]  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     worker = Path(__file__).with_name("pair_worker.py")
-    children = [
-        subprocess.Popen(
-            [sys.executable, worker, folder / f"{rank}.json", str(rank), port, folder / "run", *overrides],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for child in children:
-            _, errors = child.communicate(timeout=60)
-            assert child.returncode == 0, errors
-    finally:
-        for child in children:
-            child.kill()
-    results = [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
-    return Pair(folder / "run", overrides, results)
+    return Pair(folder / "run", overrides, run_together(worker, folder, [str(folder / "run"), *overrides], timeout=60))

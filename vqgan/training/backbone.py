@@ -1,6 +1,5 @@
 """The frozen backbone of a run's discriminator: which weights, and from where."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from vqgan.errors import UserError
 from vqgan.networks import DISCRIMINATORS
 from vqgan.networks.backbones import select_tensors
 from vqgan.networks.frozen_features import FrozenFeatures
-from vqgan.training.perceptual import load_together
+from vqgan.training.perceptual import digest, load_together
 from vqgan.weights import find_network, read_weights
 from vqgan.weights_table import WEIGHTS
 
@@ -54,7 +53,7 @@ def load_backbone(part: PartConfig, accelerator: Accelerator) -> Backbone:
     if loaded is None:
         raise UserError(str(problem))
     tensors, description = loaded
-    return Backbone(tensors, description, f"{name}, weights of SHA-256 {_digest(tensors)[:16]}")
+    return Backbone(tensors, description, f"{name}, weights of SHA-256 {digest(tensors)[:16]}")
 
 
 def _read(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
@@ -68,12 +67,3 @@ def _read(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
         file = WEIGHTS[name]
         raise UserError(f"{path}: {error} A file that fits is {file.name} from {file.url}.") from None
     return {key: tensor.float() for key, tensor in tensors.items()}, f"{name}, {path.name}"
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()

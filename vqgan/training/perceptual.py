@@ -119,7 +119,7 @@ def _load_network(term: str, loss: LossConfig, accelerator: Accelerator) -> _Net
     if problem is None:
         assert loaded is not None
         tensors, description = loaded
-        identity = f"{net}, weights of SHA-256 {_digest(tensors)[:16]}"
+        identity = f"{net}, weights of SHA-256 {digest(tensors)[:16]}"
         return _Network(_build(term, loss, tensors), term, description, identity, None)
     if not loss.perceptual.random_if_missing or weights != "imagenet":
         raise UserError(problem)
@@ -166,9 +166,10 @@ def _mode(loss: LossConfig, channels: int) -> ChannelMode:
     return choose_mode(loss.perceptual.channels, channels)
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of names and values; on the CPU."""
+    found = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+        found.update(name.encode())
+        found.update(tensor.contiguous().numpy().data)
+    return found.hexdigest()
