@@ -1,5 +1,6 @@
 """Two players, two updates: whatever the discriminator and the objective, neither moves in the other's."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from losses import ADVERSARIAL
 from vqgan.config import DiscAugmentConfig, PartConfig, RegulariseConfig
 from vqgan.networks import DISCRIMINATORS
+from vqgan.training.checkpoint import Loaded
 from vqgan.training.trainer import StepResult, Trainer
 
 MakeTrainer = Callable[..., Trainer]
@@ -171,9 +173,38 @@ def test_the_adaptive_weight_is_computed_every_so_many_steps_from_gan_start(
     assert [float(values["adaptive_weight/applied"]) > 0 for values in logs[1:]] == [True] * 4
 
 
-def test_lecam_moves_only_with_done_updates_and_comes_back_with_a_checkpoint(
+def test_a_run_with_everything_on_goes_on_from_a_checkpoint_as_if_unbroken(
     make_trainer: MakeTrainer, batch: MakeBatch
 ) -> None:
+    norms = {"ndf": 8, "n_layers": 2, "norm": "act", "spectral_norm": True}
+    settings = {
+        "terms": {"l1": 1.0},
+        "discriminator": PartConfig(name="patchgan", args=norms),
+        "adaptive_smoothing": 0.5,
+        "adaptive_every": 3,
+        **EVERYTHING,
+    }
+    unbroken, resumed = make_trainer(loss=settings), make_trainer(loss=settings)
+    unbroken.initialise_discriminator([batch(0)])
+    for step in range(8):
+        if step == 4:
+            run = unbroken.run
+            kept = {file: {n: t.detach().clone() for n, t in part.items()} for file, part in run.tensors().items()}
+            buffers = {name: value.clone() for name, value in run.rank_tensors().items()}
+            resumed.run.restore(Loaded(kept, copy.deepcopy(run.scalars()), buffers))
+        assert unbroken.train_step([batch(step)]).status == "done"
+        if step >= 4:
+            assert resumed.train_step([batch(step)]).status == "done"
+    assert unbroken.run.rank_tensors().keys() == resumed.run.rank_tensors().keys()
+    assert {"discriminator_loss.lecam.anchor_real", "generator_loss.last_weight"} <= unbroken.run.rank_tensors().keys()
+    for name, value in unbroken.run.rank_tensors().items():
+        assert torch.equal(value, resumed.run.rank_tensors()[name]), name
+    for file, part in unbroken.run.tensors().items():
+        for name, value in part.items():
+            assert torch.equal(value, resumed.run.tensors()[file][name]), (file, name)
+
+
+def test_lecam_moves_only_with_done_updates(make_trainer: MakeTrainer, batch: MakeBatch) -> None:
     settings = {"terms": {"l1": 1.0}, "regularise": RegulariseConfig(lecam=0.1, lecam_decay=0.5)}
     trainer = make_trainer(loss=settings)
     logs = one_step(trainer, batch, 1).logs
