@@ -65,7 +65,7 @@ class UsualStep:
         discriminator, pair = run.discriminator, ADVERSARIAL[run.config.loss.adversarial]
         search = run.model.quantize.encode
         if habits.dense_search:
-            run.model.quantize.encode = self._dense_search  # type: ignore[method-assign]  # for this step only
+            run.model.quantize.encode = self._dense_search  # for this step only
         try:
             recon, code_loss = self._reconstruct(images)
             if not habits.live_discriminator:
@@ -85,7 +85,7 @@ class UsualStep:
             recon = recon.detach()
             pair.discriminator(discriminator(images), discriminator(recon)).backward()
         finally:
-            run.model.quantize.encode = search  # type: ignore[method-assign]  # as it was
+            run.model.quantize.encode = search  # as it was
 
     def _reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         output = self.run.model(images)

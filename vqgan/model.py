@@ -110,7 +110,7 @@ class VQGAN(nn.Module):
         self.encoder = Encoder(**shape)
         self.decoder = Decoder(**shape)
         name, args = _quantizer_part(**(quantizer or {"name": "vq"}))
-        self.quantize = QUANTIZERS[name](**args)
+        self.quantize: Any = QUANTIZERS[name](**args)  # a Quantizer, with a codebook or without
         self.quant_conv = nn.Conv2d(z_channels, self.quantize.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(self.quantize.codebook_dim, z_channels, 1)
         self._config = shape | {"quantizer": {"name": name, "args": args}}

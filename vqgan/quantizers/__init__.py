@@ -1,7 +1,20 @@
 """The bottlenecks a config can name. A new one is a file in this folder and a line in this dict."""
 
+from vqgan.quantizers.bsq import BinarySphericalQuantizer
+from vqgan.quantizers.fsq import FiniteScalarQuantizer
+from vqgan.quantizers.gumbel import GumbelQuantizer
+from vqgan.quantizers.ibq import IndexBackpropagationQuantizer
+from vqgan.quantizers.lfq import LookupFreeQuantizer
+from vqgan.quantizers.simvq import SimVectorQuantizer
+from vqgan.quantizers.tokens import TokenQuantizer
 from vqgan.quantizers.vq import VectorQuantizer
 
-QUANTIZERS = {
+QUANTIZERS: dict[str, type[TokenQuantizer]] = {
     "vq": VectorQuantizer,
+    "fsq": FiniteScalarQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "bsq": BinarySphericalQuantizer,
+    "simvq": SimVectorQuantizer,
+    "ibq": IndexBackpropagationQuantizer,
+    "gumbel": GumbelQuantizer,
 }

@@ -33,9 +33,14 @@ class Quantizer(Protocol):
     """
 
     learning_args: ClassVar[frozenset[str]]  # arguments that may change without changing what an index means
+    discrete: ClassVar[bool]  # whether there are indices; else `encode` raises UserError
     codebook_size: int  # K
     codebook_dim: int  # D
     frozen: bool  # while set, `update` counts but leaves the codebook as it is
+
+    @property
+    def bits_per_token(self) -> float:
+        """What one token carries; log2 K for one grid of indices."""
 
     @property
     def needs_data_init(self) -> bool:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqgan.errors import UserError
 from vqgan.quantizers.base import QuantizerOutput, QuantizerUpdate
 from vqgan.quantizers.collectives import process_count, sum_over_processes
+from vqgan.quantizers.entropy import codebook_entropies
 from vqgan.quantizers.estimators import ESTIMATORS
-from vqgan.quantizers.reseed import CodeHealth, check, draw_vectors, host_generator, replace_rows
+from vqgan.quantizers.reseed import check, draw_vectors, host_generator, replace_rows
 from vqgan.quantizers.search import nearest
+from vqgan.quantizers.tokens import TokenQuantizer
 from vqgan.quantizers.usage import count_hits, perplexity
 
 Gradient = Literal["straight_through", "rotation"]
@@ -23,7 +24,7 @@ Distance = Literal["euclidean", "cosine"]
 Init = Literal["data", "normal", "uniform"]
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(TokenQuantizer):
     """Nearest codebook entry (VQ-VAE, arXiv:1711.00937, eq. 1-3), with re-seeding of dead entries.
 
     The cosine distance is the Euclidean one between unit vectors: z and entries are divided by their norms before
@@ -50,6 +51,9 @@ class VectorQuantizer(nn.Module):
         reseed_max_share: most entries replaced at once, as a share of K.
         reseed_stop: share of the run after which no entry is replaced.
         usage_window: updates an entry counts as used after it was last chosen.
+        entropy_weight: of mean H(p(entry | z)) - H(mean p(entry | z)), with p = softmax(-distance^2 / temperature),
+            over the vectors of a micro-batch of one process (VQGAN+, arXiv:2409.16211); 0 leaves the term out.
+        entropy_temperature: of p, in units of squared distance.
 
     Raises:
         UserError: an argument is out of range.
@@ -67,6 +71,8 @@ class VectorQuantizer(nn.Module):
             "reseed_max_share",
             "reseed_stop",
             "usage_window",
+            "entropy_weight",
+            "entropy_temperature",
         }
     )
     ema_count: Tensor
@@ -86,22 +92,31 @@ class VectorQuantizer(nn.Module):
         reseed_max_share: float = 0.25,
         reseed_stop: float = 0.9,
         usage_window: int = 1000,
+        entropy_weight: float = 0.0,
+        entropy_temperature: float = 0.01,
     ) -> None:
-        super().__init__()
-        check(codebook_size >= 1, "codebook_size", codebook_size, "1 or more")
-        check(codebook_dim >= 1, "codebook_dim", codebook_dim, "1 or more")
+        super().__init__(
+            codebook_size,
+            codebook_dim,
+            usage_window=usage_window,
+            reseed_every=reseed_every,
+            reseed_threshold=reseed_threshold,
+            reseed_max_share=reseed_max_share,
+            reseed_stop=reseed_stop,
+        )
         check(commitment_weight >= 0, "commitment_weight", commitment_weight, "0 or more")
         check(gradient in get_args(Gradient), "gradient", gradient, f"one of {', '.join(get_args(Gradient))}")
         check(learning in get_args(Learning), "learning", learning, f"one of {', '.join(get_args(Learning))}")
         check(distance in get_args(Distance), "distance", distance, f"one of {', '.join(get_args(Distance))}")
         check(0 <= ema_decay < 1, "ema_decay", ema_decay, "a share in [0, 1)")
         check(init in get_args(Init), "init", init, f"one of {', '.join(get_args(Init))}")
-        self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
+        check(entropy_weight >= 0, "entropy_weight", entropy_weight, "0 or more")
+        check(entropy_temperature > 0, "entropy_temperature", entropy_temperature, "a number above 0")
         self.commitment_weight = commitment_weight
+        self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
         self.estimator = ESTIMATORS[gradient]
         self.learning, self.distance, self.init = learning, distance, init
         self.ema_decay = ema_decay
-        self.frozen = False
 
         self.embedding = nn.Embedding(codebook_size, codebook_dim)
         if init == "uniform":
@@ -112,14 +127,6 @@ class VectorQuantizer(nn.Module):
             self.embedding.weight.requires_grad_(False)
             count = torch.full((codebook_size,), 1 / codebook_size)  # per vector of the batch, so the counts sum to 1
             self.register_buffer("ema_count", count, persistent=False)
-        self.health = CodeHealth(
-            codebook_size,
-            every=reseed_every,
-            threshold=reseed_threshold,
-            max_share=reseed_max_share,
-            stop=reseed_stop,
-            usage_window=usage_window,
-        )
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z (B, D, h, w); training and evaluation do the same, and no state changes."""
@@ -137,16 +144,18 @@ class VectorQuantizer(nn.Module):
                 "commitment_loss": commitment_loss.detach(),
                 "perplexity": perplexity(count_hits(indices, self.codebook_size)),
             }
+            if self.entropy_weight > 0:
+                vectors = z.permute(0, 2, 3, 1).flatten(0, 2)  # (N, D)
+                sample, batch = codebook_entropies(vectors, self._codebook(), temperature=self.entropy_temperature)
+                loss = loss + self.entropy_weight * (sample - batch)
+                logs |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}
             return QuantizerOutput(self.estimator(z, z_q), indices, loss, logs)
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         """Indices (B, h, w) of z (B, D, h, w)."""
         with torch.autocast(z.device.type, enabled=False):
-            codebook = self.embedding.weight.to(self._dtype)
-            if self.distance == "cosine":
-                codebook = F.normalize(codebook, dim=1)
-            return nearest(self._vectors(z), codebook).view(z.shape[0], *z.shape[2:])
+            return nearest(self._vectors(z), self._codebook()).view(z.shape[0], *z.shape[2:])
 
     def decode(self, indices: Tensor) -> Tensor:
         """Entries (B, D, h, w) of indices (B, h, w)."""
@@ -243,18 +252,10 @@ class VectorQuantizer(nn.Module):
         repeats = rows[torch.arange(missing, device=rows.device) % len(rows)] + 0.1 * rows.std(0, correction=0) * noise
         return torch.cat([rows, repeats])
 
-    def _vectors(self, z: Tensor) -> Tensor:
-        return self._prepare(z).permute(0, 2, 3, 1).flatten(0, 2)  # (B, D, h, w) -> (N, D)
+    def _codebook(self) -> Tensor:
+        codebook = self.embedding.weight.to(self._dtype)
+        return F.normalize(codebook, dim=1) if self.distance == "cosine" else codebook
 
     def _prepare(self, z: Tensor) -> Tensor:
-        if z.ndim != 4 or z.shape[1] != self.codebook_dim:
-            raise UserError(
-                f"z has shape {tuple(z.shape)}; expected (B, {self.codebook_dim}, h, w). A quantizer never projects: "
-                f"map z to codebook_dim channels before it."
-            )
-        z = z.to(self._dtype)
+        z = super()._prepare(z)
         return F.normalize(z, dim=1) if self.distance == "cosine" else z
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return torch.promote_types(self.embedding.weight.dtype, torch.float32)

@@ -28,6 +28,8 @@ from vqgan.training.schedules import gan_factor, learning_rate
 
 Item = TypeVar("Item")
 Logs = dict[str, Tensor]
+CODE_TERMS = {"commitment_loss": "commit", "codebook_loss": "codebook"}
+"""Shorter names of what a quantizer logs."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -175,12 +177,9 @@ class Trainer:
         torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
 
         quantized = output.quantized
-        logs = gradient.logs | {
-            "loss/total": gradient.logs["loss/total"] + quantized.loss.detach(),
-            "loss/commit": quantized.logs["commitment_loss"],
-        }
-        if "codebook_loss" in quantized.logs:
-            logs["loss/codebook"] = quantized.logs["codebook_loss"]
+        logs = gradient.logs | {"loss/total": gradient.logs["loss/total"] + quantized.loss.detach()}
+        parts = {name: value for name, value in quantized.logs.items() if name != "perplexity"}  # `update` gives it
+        logs |= {f"loss/{CODE_TERMS.get(name, name)}": value for name, value in parts.items()}
         detached = quantized._replace(z_q=quantized.z_q.detach(), loss=quantized.loss.detach())
         return output._replace(recon=output.recon.detach(), quantized=detached), gradient, logs
 

@@ -1,0 +1,58 @@
+"""TokenQuantizer: what a quantizer without a codebook of its own counts, and refuses."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vqgan.errors import UserError
+from vqgan.quantizers.fsq import FiniteScalarQuantizer
+from vqgan.quantizers.tokens import TokenQuantizer
+
+WORKER = Path(__file__).with_name("tokens_worker.py")
+
+
+def test_counts_by_hand() -> None:
+    """Codes 0, 0, 1, 1 of four: perplexity 2, half of them used."""
+    quantizer = TokenQuantizer(4, 2, usage_window=2)
+    z = torch.zeros(1, 2, 1, 4)
+    update = quantizer.update(z, torch.tensor([[[0, 0, 1, 1]]]), step=0, seed=0, max_steps=10)
+    assert update.replaced is None
+    assert float(update.logs["perplexity"]) == pytest.approx(2) and float(update.logs["usage"]) == 0.5
+    update = quantizer.update(z, torch.tensor([[[2, 2, 2, 2]]]), step=1, seed=0, max_steps=10)
+    assert float(update.logs["perplexity"]) == pytest.approx(1) and float(update.logs["usage"]) == 0.75
+    assert int(update.logs["reseeded"]) == 0
+
+
+def test_it_is_never_due_for_a_reseed_and_needs_no_data() -> None:
+    quantizer = FiniteScalarQuantizer([3, 3])
+    assert not quantizer.needs_data_init and not quantizer.health.is_due(9, 100)
+    assert quantizer.bits_per_token == math.log2(9)
+    quantizer.initialise(torch.zeros(1, 2, 1, 1), seed=0)
+
+
+def test_refuses_to_grow_and_too_many_codes() -> None:
+    with pytest.raises(UserError, match="FiniteScalarQuantizer cannot grow from 4 to 9"):
+        FiniteScalarQuantizer([3, 3]).grow(torch.zeros(1, 2, 1, 1), kept=4, seed=0)
+    with pytest.raises(UserError, match="codebook_size"):
+        TokenQuantizer(2**24 + 1, 4)
+
+
+def test_two_processes_count_as_one(tmp_path: Path) -> None:
+    children, runs = [], [(0, 1), (0, 2), (1, 2)]
+    for rank, processes in runs:
+        out, rendezvous = tmp_path / f"{processes}_{rank}.safetensors", (tmp_path / "rendezvous").as_uri()
+        command = [sys.executable, str(WORKER), str(out), rendezvous, str(rank), str(processes)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        children.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    for child in children:
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 0, errors
+    alone, first, second = (load_file(tmp_path / f"{processes}_{rank}.safetensors") for rank, processes in runs)
+    for name, value in alone.items():
+        assert torch.equal(first[name], value) and torch.equal(second[name], value), name
