@@ -6,6 +6,7 @@ import pytest
 
 from vqgan.ablation.file import find_ablation, read_ablation, to_overrides
 from vqgan.ablation.plan import make_plan
+from vqgan.cli.ablate import measured_terms
 from vqgan.config_files import load_config
 from vqgan.durations import resolve
 from vqgan.errors import UserError
@@ -100,7 +101,13 @@ def test_an_unknown_name_lists_the_packaged_ones() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_file_is_a_fair_comparison(path: Path, tmp_path: Path) -> None:
     ablation = read_ablation(path)
-    plan = make_plan(ablation, ["data.train=builtin:leaves"], tmp_path / "out", check_config=check_config)
+    plan = make_plan(
+        ablation,
+        ["data.train=builtin:leaves"],
+        tmp_path / "out",
+        check_config=check_config,
+        measured_terms=measured_terms,
+    )
     assert len(plan.runs) == 3 * len(ablation.variants)
     assert (plan.max_steps, plan.batch_size) == (600, 16)
     for run in plan.runs:

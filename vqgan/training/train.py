@@ -110,7 +110,7 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
         bad_files.watch(validation_batches(config, plan.datasets.val, chosen, plan.micro_batch)),
         device=plan.accelerator.device,
         distances=plan.perceptual.distances,
-        first_term=next(iter(used_terms(config.loss))),
+        first_term=max(used_terms(config.loss).items(), key=lambda term: term[1] > 0)[0],
         metrics=config.train.validate_metrics,
         features=feature_metrics(plan),
     )
