@@ -35,6 +35,7 @@ def test_wall_time_is_that_of_all_starts(tmp_path: Path) -> None:
         [STARTED],  # it trains, or its ablation was killed
         [STARTED, FIRST, STARTED],
         [STARTED, STARTED, SECOND],  # the first of these ended unseen
+        [STARTED, STARTED, SECOND, STARTED],
         [SECOND],
         [],
     ],

@@ -136,9 +136,12 @@ def test_curves_of_nothing_are_no_error(plan_of: MakePlan) -> None:
 
 def test_what_the_curves_show(complete: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        "vqgan.ablation.report.draw", lambda path, curves, **labels: drawn.append({"curves": curves, **labels})
-    )
+
+    def draw(path: Path, curves: object, **labels: object) -> None:
+        path.touch()
+        drawn.append({"curves": curves, **labels})
+
+    monkeypatch.setattr("vqgan.ablation.report.draw", draw)
     draw_curves(complete)
     assert drawn[0]["curves"]["high"] == {50: [10.0, 10.0, 10.0], 100: [20.0, 22.0, 27.0]}  # not step 0
     assert drawn[0]["gan_starts"] == {60}

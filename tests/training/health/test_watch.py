@@ -92,14 +92,13 @@ def test_a_longer_patience_on_resume_does_not_bring_it_again(config: Config, tmp
 def test_a_shorter_patience_on_resume_brings_it_at_the_next_bad_validation(config: Config, tmp_path: Path) -> None:
     """By 210 it has been bad for 90 steps: too short for the first patience, more than enough for the second."""
     assert run(tmp_path, with_patience(config, 500), BAD[:7]) == {}
-    good = [(225, 0.2)]
-    assert run(tmp_path, config, good) == {}
-    assert list(run(tmp_path, config, [(240, 0.4), (270, 0.4), (300, 0.4), (330, 0.4)])) == [300]
-
-
-def test_a_shorter_patience_counts_what_came_before_the_resumption(config: Config, tmp_path: Path) -> None:
-    assert run(tmp_path, with_patience(config, 500), BAD[:7]) == {}
     assert list(run(tmp_path, config, BAD[7:])) == [240]
+
+
+def test_after_a_good_validation_a_shorter_patience_begins_anew(config: Config, tmp_path: Path) -> None:
+    assert run(tmp_path, with_patience(config, 500), BAD[:7]) == {}
+    assert run(tmp_path, config, [(225, 0.2)]) == {}
+    assert list(run(tmp_path, config, [(240, 0.4), (270, 0.4), (300, 0.4), (330, 0.4)])) == [300]
 
 
 def test_patience_ends_half_way_to_the_end(make_config: Callable[..., Config], tmp_path: Path) -> None:
