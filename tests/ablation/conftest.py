@@ -6,8 +6,8 @@ import pytest
 
 from vqgan.ablation.file import read_ablation
 from vqgan.ablation.plan import Plan, PlannedRun, make_plan
-from vqgan.cli.ablate import measured_terms
 from vqgan.config_files import to_yaml
+from vqgan.training.terms import measured_terms
 
 TINY = """\
 title: Learning rates

@@ -6,11 +6,11 @@ import pytest
 
 from vqgan.ablation.file import find_ablation, read_ablation, to_overrides
 from vqgan.ablation.plan import make_plan
-from vqgan.cli.ablate import measured_terms
 from vqgan.config_files import load_config
 from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.training.checks import check_config
+from vqgan.training.terms import measured_terms
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "configs" / "ablations").glob("*.yaml"))
 

@@ -5,10 +5,10 @@ import re
 import pytest
 
 from vqgan.ablation.metrics import LOSS_TERM, MEASURES, check_metric, measure_of
-from vqgan.cli.ablate import measured_terms
 from vqgan.config import VALIDATION_METRICS
 from vqgan.config_files import load_config
 from vqgan.errors import UserError
+from vqgan.training.terms import measured_terms
 
 
 def check(metric: str, *overrides: str) -> None:

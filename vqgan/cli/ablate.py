@@ -15,7 +15,7 @@ from vqgan.errors import UserError
 if TYPE_CHECKING:
     from vqgan.ablation.plan import Plan
     from vqgan.ablation.slots import Slot
-    from vqgan.config import DataConfig, LossConfig
+    from vqgan.config import DataConfig
 
 _EXAMPLES = """\
 examples:
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
     from vqgan.ablation.plan import check_data, make_plan
     from vqgan.ablation.slots import make_slots, usable_cores
     from vqgan.training.checks import check_config
+    from vqgan.training.terms import measured_terms
 
     ablation = read_ablation(find_ablation(path))
     output = Path(os.path.expanduser(options.output or f"runs/ablations/{ablation.name}"))
@@ -93,14 +94,6 @@ def _lock(plan: "Plan", stack: ExitStack) -> None:
         if planned.folder.lock.exists():  # of a run that an ablation left behind when it was killed, or of a crash
             with RunLock(planned.folder.lock, elsewhere="--output DIR"):
                 pass
-
-
-def measured_terms(loss: "LossConfig") -> list[str]:
-    """Of `loss.terms`, those that validation measures: see `vqgan.training.validation.Validator`."""
-    from vqgan.training.terms import network_terms, used_terms
-
-    terms = used_terms(loss)
-    return network_terms(loss) or [max(terms, key=lambda name: terms[name] > 0)]  # the first that counts
 
 
 def _open_data(data: "DataConfig") -> None:
