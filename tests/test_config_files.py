@@ -310,3 +310,10 @@ def test_off_may_be_written_as_yaml_reads_it(tmp_path: Path) -> None:
     assert load_config(None, ["loss.perceptual.channels=off"]).loss.perceptual.channels == "off"
     with pytest.raises(UserError, match=r"train\.schedule is false"):
         load_config(None, ["train={schedule: off}"])
+
+
+def test_a_list_of_words_may_be_overridden() -> None:
+    config = load_config(None, ["train.validate_metrics=[psnr, ssim]"])
+    assert config.train.validate_metrics == ["psnr", "ssim"]
+    with pytest.raises(UserError, match=r"train\.validate_metrics is 'psnr'; expected a list"):
+        load_config(None, ["train.validate_metrics=psnr"])

@@ -52,7 +52,7 @@ def holder(**changes: object) -> dict[str, object]:
 def test_names_in_a_run_folder() -> None:
     folder = RunFolder(Path("runs/demo"))
     names = [folder.config, folder.command, folder.environment, folder.checkpoints, folder.best, folder.tensorboard]
-    names += [folder.samples, folder.metrics, folder.bad_files, folder.lock]
+    names += [folder.samples, folder.metrics, folder.warning, folder.bad_files, folder.lock]
     assert [path.relative_to("runs/demo").as_posix() for path in names] == [
         "config.yaml",
         "command.txt",
@@ -62,6 +62,7 @@ def test_names_in_a_run_folder() -> None:
         "tensorboard",
         "samples",
         "metrics.jsonl",
+        "warning.txt",
         "bad_files.txt",
         "run.lock",
     ]

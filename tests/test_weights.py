@@ -376,3 +376,25 @@ def test_unknown_net_is_refused() -> None:
         find_trunk("inception")
     with pytest.raises(UserError, match=r"no weight file 'inceptoin'\. Did you mean 'inception'\?"):
         find_weights("inceptoin")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.tensor([1.0, float("nan")]), torch.tensor([1j]), torch.empty(2, device="meta")],
+    ids=["nan", "complex", "meta"],
+)
+def test_values_that_are_no_weights_are_refused(tmp_path: Path, value: torch.Tensor) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save({"features.0.weight": value}, path)
+    with pytest.raises(UserError, match=r"odd\.pth: features\.0\.weight is not made of finite real numbers"):
+        weights.read_weights(path)
+
+
+def test_tables_of_anything_else_are_refused_and_parameters_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    for table in ({0: torch.ones(1)}, [torch.ones(1)]):
+        torch.save(table, path)
+        with pytest.raises(UserError, match=r"odd\.pth is not a plain table of named tensors"):
+            weights.read_weights(path)
+    torch.save({"w": torch.nn.Parameter(torch.ones(1))}, path)
+    assert not weights.read_weights(path)["w"].requires_grad

@@ -249,7 +249,8 @@ class LossConfig:
     ramp_steps: int | str = 1_000
     """Duration over which the generator's GAN loss grows linearly from 0 after `gan_start`."""
     watch_steps: int | str = 1_000
-    """How long validation may be half as bad again as at `gan_start` before a warning names the likely cause."""
+    """How long validation may be half as bad again as at `gan_start` before a warning names the likely cause; at most
+    half of the steps from `gan_start` to the end."""
 
     def __post_init__(self) -> None:
         smoothing = self.adaptive_smoothing

@@ -237,7 +237,7 @@ def _is_text(annotation: Any) -> bool:
     """Whether values are texts: str, str | None or a Literal, but no duration, which may be a number."""
     options = get_args(annotation) or (annotation,)
     return get_origin(annotation) is Literal or (
-        str in options and int not in options and get_origin(annotation) is not dict
+        str in options and int not in options and get_origin(annotation) not in (dict, list)
     )
 
 

@@ -139,9 +139,12 @@ class VQGAN(nn.Module):
         """SHA-256, in hex, of weights and architecture; see `vqgan.pretrained.hash_weights`.
 
         It is the same for the run, the checkpoint and the export that hold the same weights, on any device, and another
-        one if any weight or constructor argument differs: token files name their model by it.
+        one if any weight or constructor argument differs: token files name their model by it. How its codes were
+        learned (`learning_args` of the quantizer) does not count: it does not show in what becomes of an image.
         """
-        return hash_weights(self._config, self.state_dict())
+        part = self._config["quantizer"]
+        args = {key: value for key, value in part["args"].items() if key not in self.quantize.learning_args}
+        return hash_weights(self._config | {"quantizer": part | {"args": args}}, self.state_dict())
 
     @property
     def last_layer(self) -> Tensor:

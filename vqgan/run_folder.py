@@ -68,6 +68,11 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def warning(self) -> Path:
+        """What `vqgan.training.health.watch` has said; once it is there, nothing more is said."""
+        return self.root / "warning.txt"
+
+    @property
     def bad_files(self) -> Path:
         """Names of files that could not be read."""
         return self.root / "bad_files.txt"
@@ -87,10 +92,13 @@ class RunLock:
 
     Args:
         path: the lock file, such as `RunFolder(...).lock`; it is gone after a clean end.
+        folder: what messages call the folder it lies in.
+        elsewhere: setting or option with which the user chooses another folder, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, folder: str = "Run folder", elsewhere: str = "run.dir=PATH") -> None:
         self.path = path
+        self.folder, self.elsewhere = folder, elsewhere
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
@@ -106,7 +114,8 @@ class RunLock:
         except OSError as error:
             reason = "a file is in its way" if isinstance(error, FileExistsError) else error.strerror
             raise UserError(
-                f"Run folder {self.path.parent} cannot be written to: {reason}. Choose another one with run.dir=PATH."
+                f"{self.folder} {self.path.parent} cannot be written to: {reason}. "
+                f"Choose another one with {self.elsewhere}."
             ) from None
         try:
             free = _lock_in_kernel(handle)
@@ -153,7 +162,7 @@ class RunLock:
         who = f"process {holder['pid']} on {holder['host']}, since {holder['created']}" if holder else "another process"
         return (
             f"{self.path.parent} is being written by {who}. Two writers would destroy each other's checkpoints: "
-            f"wait for it, stop it, or choose another folder with run.dir=PATH."
+            f"wait for it, stop it, or choose another folder with {self.elsewhere}."
         )
 
     def _refusal_from_afar(self, holder: dict[str, Any]) -> str:

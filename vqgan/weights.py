@@ -208,7 +208,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
     """Read a .safetensors file, or a .pth file without pickle's ability to run code, onto the CPU.
 
     Raises:
-        UserError: unreadable, or not a plain table of named tensors.
+        UserError: unreadable, not a plain table of named tensors, or values that are not finite and real.
     """
     import torch
     from safetensors import SafetensorError
@@ -216,13 +216,22 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as a weight file ({type(error).__name__}: {error}).") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path} cannot be read as a weight file ({type(error).__name__}: {reason}).") from error
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
+        for name, value in loaded.items()
+    ):
         raise UserError(f"{path} is not a plain table of named tensors, as weights are published.")
-    return loaded
+    tensors = {name: value.detach() for name, value in loaded.items()}
+    for name, value in tensors.items():
+        if value.is_meta or value.is_complex() or (value.is_floating_point() and not torch.isfinite(value).all()):
+            raise UserError(f"{path}: {name} is not made of finite real numbers. Take the file as it was published.")
+    return tensors
 
 
 def check_tensors(

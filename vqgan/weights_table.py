@@ -49,7 +49,7 @@ WEIGHTS: dict[str, WeightFile] = {
         megabytes=553.4,
         sha256="397923af",
         licence=_TORCHVISION,
-        purpose="LPIPS, net vgg",
+        purpose="LPIPS, net vgg; frozen_features, backbone vgg",
         model="vgg16",
         unused=("classifier.",),
     ),
@@ -79,7 +79,7 @@ WEIGHTS: dict[str, WeightFile] = {
         megabytes=102.5,
         sha256="0676ba61",
         licence=_TORCHVISION,
-        purpose="loss term resnet50_logits",
+        purpose="loss term resnet50_logits; frozen_features, backbone resnet50",
         model="resnet50",
     ),
     "convnext_s": WeightFile(
@@ -88,7 +88,7 @@ WEIGHTS: dict[str, WeightFile] = {
         megabytes=201.0,
         sha256="0c510722",
         licence=_TORCHVISION,
-        purpose="loss term convnext_s_logits",
+        purpose="loss term convnext_s_logits; frozen_features, backbone convnext_s",
         model="convnext_small",
     ),
     "dino_s16": WeightFile(

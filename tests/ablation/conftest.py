@@ -7,6 +7,7 @@ import pytest
 from vqgan.ablation.file import read_ablation
 from vqgan.ablation.plan import Plan, PlannedRun, make_plan
 from vqgan.config_files import to_yaml
+from vqgan.training.terms import measured_terms
 
 TINY = """\
 title: Learning rates
@@ -45,7 +46,13 @@ def plan_of(tmp_path: Path) -> MakePlan:
     def make(text: str = TINY, overrides: tuple[str, ...] = ()) -> Plan:
         path = tmp_path / "rates.yaml"
         path.write_text(text, encoding="utf-8")
-        return make_plan(read_ablation(path), overrides, tmp_path / "out", check_config=lambda config: None)
+        return make_plan(
+            read_ablation(path),
+            overrides,
+            tmp_path / "out",
+            check_config=lambda config: None,
+            measured_terms=measured_terms,
+        )
 
     return make
 
@@ -68,11 +75,22 @@ def finish(run: PlannedRun, psnr: float, *, first: float = 5.0, middle: float = 
         {step: {**values, "val/ema/psnr": value} for step, value in ((0, first), (50, middle), (100, psnr))},
     )
     run.folder.config.write_text(to_yaml(run.config), encoding="utf-8")
+    save(run)
+
+
+def save(run: PlannedRun, step: int = 100) -> None:
+    """Leave behind the folder of a checkpoint."""
+    (run.folder.checkpoints / f"step_{step:07d}").mkdir(parents=True)
 
 
 @pytest.fixture(name="finish")
 def finish_fixture() -> Finish:
     return finish
+
+
+@pytest.fixture(name="save")
+def save_fixture() -> Finish:
+    return save
 
 
 @pytest.fixture(name="write_metrics")

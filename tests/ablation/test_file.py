@@ -10,6 +10,7 @@ from vqgan.config_files import load_config
 from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.training.checks import check_config
+from vqgan.training.terms import measured_terms
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "configs" / "ablations").glob("*.yaml"))
 
@@ -100,7 +101,13 @@ def test_an_unknown_name_lists_the_packaged_ones() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_file_is_a_fair_comparison(path: Path, tmp_path: Path) -> None:
     ablation = read_ablation(path)
-    plan = make_plan(ablation, ["data.train=builtin:leaves"], tmp_path / "out", check_config=check_config)
+    plan = make_plan(
+        ablation,
+        ["data.train=builtin:leaves"],
+        tmp_path / "out",
+        check_config=check_config,
+        measured_terms=measured_terms,
+    )
     assert len(plan.runs) == len(ablation.seeds) * len(ablation.variants)
     assert (plan.max_steps, plan.batch_size) == (600, 16)
     for run in plan.runs:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vqgan.ablation.plan import Plan
+from vqgan.ablation.plan import Plan, check_data
+from vqgan.config import DataConfig
 from vqgan.errors import UserError
 
 MakePlan = Callable[..., Plan]
@@ -82,19 +83,29 @@ def test_the_check_of_a_run_is_asked_once_per_variant(plan_of: MakePlan, tiny: s
             raise UserError("too fast.")
 
     with pytest.raises(UserError, match=r"^rates, variant 'high': too fast\.$"):
-        make_plan(read_ablation(tmp_path / "rates.yaml"), (), tmp_path / "out", check_config=check)
+        make_plan(
+            read_ablation(tmp_path / "rates.yaml"),
+            (),
+            tmp_path / "out",
+            check_config=check,
+            measured_terms=lambda loss: ["l1"],
+        )
     assert rates == [1e-3, 2e-3]
 
 
 def test_status_is_read_from_the_run(plan_of: MakePlan, finish: Finish, write_metrics: Finish) -> None:
-    done, half, torn = plan_of().runs[:3]
+    done, half, torn, unsaved = plan_of().runs[:4]
     finish(done, 20.0)
     write_metrics(half.folder.metrics, {0: {}, 50: {}})
     half.folder.config.write_text("{}")
     finish(torn, 20.0)
     text = torn.folder.metrics.read_text(encoding="utf-8")
     torn.folder.metrics.write_text(text[: len(text) - 9], encoding="utf-8")
-    assert [run.status for run in (done, half, torn)] == ["finished", "begun", "begun"]
+    finish(unsaved, 20.0)  # killed after the last validation, before its checkpoint was in place
+    last = unsaved.folder.checkpoints / "step_0000100"
+    last.rename(last.with_name("step_0000050"))
+    statuses = [run.status for run in (done, half, torn, unsaved)]
+    assert statuses == ["finished", "begun", "begun", "begun"]
 
 
 def test_runs_with_other_settings_are_not_mixed_in(plan_of: MakePlan, finish: Finish, tiny: str) -> None:
@@ -118,3 +129,31 @@ def test_a_strangers_folder_is_left_alone(plan_of: MakePlan, tmp_path: Path) -> 
     (tmp_path / "out" / "photo.jpg").touch()
     with pytest.raises(UserError, match=r"holds files but no ablation .*photo\.jpg"):
         plan_of()
+
+
+def test_data_is_opened_once_for_each_section(plan_of: MakePlan, finish: Finish, tiny: str, tmp_path: Path) -> None:
+    text = tiny.replace("none: []", "none: [data.train=other]") + "may_change: [data.train]\n"
+    opened: list[str] = []
+
+    def open_data(data: DataConfig) -> None:
+        opened.append(data.train)
+        if data.train == "other":
+            raise UserError("'other' does not exist.")
+
+    check_data(plan_of(overrides=("data.train=photos",)), open_data)
+    assert opened == ["photos"]
+    with pytest.raises(UserError, match=r"^rates, variant 'none': 'other' does not exist\.$"):
+        check_data(plan_of(text, ("data.train=photos",)), open_data)
+    with pytest.raises(UserError, match=r"^'other' does not exist\.$"):
+        check_data(plan_of(overrides=("data.train=other",)), open_data)
+    assert opened == ["photos", "photos", "other", "other"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_finished_runs_need_their_data_no_more(plan_of: MakePlan, finish: Finish) -> None:
+    plan = plan_of()
+    for run in plan.runs:
+        finish(run, 20.0)
+    opened: list[DataConfig] = []
+    check_data(plan, opened.append)
+    assert opened == []

@@ -1,6 +1,7 @@
 """Tables and curves from hand-made records."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,19 +91,30 @@ def test_the_best_validation_is_reported_where_it_is_asked_for(plan_of: MakePlan
     assert "## ema/psnr, best validation of each run" in (plan.output / "results.md").read_text(encoding="utf-8")
 
 
-def test_a_value_that_is_not_finite_does_not_count(plan_of: MakePlan, write_metrics: Finish) -> None:
+def test_a_value_that_is_missing_does_not_count_and_is_named(
+    plan_of: MakePlan, write_metrics: Finish, save: Finish
+) -> None:
     plan = plan_of()
     write_metrics(plan.runs[0].folder.metrics, {100: {"val/ema/psnr": None, "val/raw/usage": 0.25}})
+    write_metrics(plan.runs[1].folder.metrics, {100: {"val/ema/psnr": 20.0, "val/raw/usage": 0.25}})
+    for run in plan.runs[:2]:
+        save(run)
     metrics = write_results(plan, "x")["metrics"]
     assert metrics["ema/psnr"]["final"]["low"]["seeds"] == 0
     assert metrics["raw/usage"]["final"]["low"]["mean"] == 0.25
     assert metrics["ema/l1"]["final"]["low"]["mean"] is None
+    text = (plan.output / "results.md").read_text(encoding="utf-8")
+    psnr, usage, l1 = (part.partition("## Runs")[0] for part in text.split(", at the end\n")[1:])
+    assert "| `none` | 0 | - | - | - | - |\n\n**No value in 1 of 2 finished runs**: `low_seed3`.\n" in psnr
+    assert "No value" not in usage
+    assert l1.endswith("\n\n**No value in 2 of 2 finished runs**.\n\n")
 
 
-def test_a_random_backbone_keeps_its_name(plan_of: MakePlan, write_metrics: Finish, tiny: str) -> None:
+def test_a_random_backbone_keeps_its_name(plan_of: MakePlan, write_metrics: Finish, save: Finish, tiny: str) -> None:
     text = tiny.replace("{l1: 1.0}", "{l1: 1.0, lpips: 1.0}").replace("ema/l1", "ema/lpips")
     plan = plan_of(text)
     write_metrics(plan.runs[0].folder.metrics, {100: {"val/ema/lpips_random": 0.125}})
+    save(plan.runs[0])
     lpips = write_results(plan, "x")["metrics"]["ema/lpips"]
     assert (lpips["label"], lpips["final"]["low"]["mean"]) == ("ema/lpips_random", 0.125)
 
@@ -124,9 +136,12 @@ def test_curves_of_nothing_are_no_error(plan_of: MakePlan) -> None:
 
 def test_what_the_curves_show(complete: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        "vqgan.ablation.report.draw", lambda path, curves, **labels: drawn.append({"curves": curves, **labels})
-    )
+
+    def draw(path: Path, curves: object, **labels: object) -> None:
+        path.touch()
+        drawn.append({"curves": curves, **labels})
+
+    monkeypatch.setattr("vqgan.ablation.report.draw", draw)
     draw_curves(complete)
     assert drawn[0]["curves"]["high"] == {50: [10.0, 10.0, 10.0], 100: [20.0, 22.0, 27.0]}  # not step 0
     assert drawn[0]["gan_starts"] == {60}
@@ -161,3 +176,87 @@ def test_event_folders_are_copied_where_links_cannot_be_made(complete: Plan, mon
         "events.out.tfevents.1",
         "events.out.tfevents.2",
     ]
+
+
+def test_minutes_that_nobody_saw_are_not_shown(complete: Plan) -> None:
+    seen, unseen = complete.runs[:2]
+    seen.log.parent.mkdir()
+    seen.log.write_text("ablate: start\nablate: exit status 0 after 90.0 s\n", encoding="utf-8")
+    unseen.log.write_text("ablate: start\nablate: exit status -15 after 90.0 s\nablate: start\n", encoding="utf-8")
+    results = write_results(complete, "x")
+    assert [run["seconds"] for run in results["runs"][:3]] == [90.0, None, None]
+    text = (complete.output / "results.md").read_text(encoding="utf-8")
+    assert "| `low_seed3` | finished | 1.5 | " in text and "| `high_seed3` | finished | - | " in text
+
+
+def without(tiny: str) -> str:
+    """The file with a variant and a metric less."""
+    return tiny.replace("  none: []\n", "").replace(", ema/l1", "")
+
+
+def test_curves_and_links_of_what_is_planned_no_more_go(complete: Plan, plan_of: MakePlan, tiny: str) -> None:
+    (complete.output / "ablation.yaml").write_text(tiny, encoding="utf-8")
+    for run in complete.runs:
+        run.folder.tensorboard.mkdir()
+        (run.folder.tensorboard / "events.out.tfevents.1").write_text("one")
+    draw_curves(complete)
+    links = link_tensorboard(complete)
+    curves = complete.output / "curves"
+    mine = [curves / "ema_ssim.png", links / "none_old", links / "notes.txt"]
+    for path in mine:
+        path.write_text("the user's")
+
+    fewer = plan_of(without(tiny))
+    draw_curves(fewer)
+    link_tensorboard(fewer)
+    assert sorted(path.name for path in curves.iterdir()) == ["ema_psnr.png", "ema_ssim.png", "raw_usage.png"]
+    names = sorted(path.name for path in links.iterdir())
+    assert names == sorted([run.name for run in fewer.runs] + ["none_old", "notes.txt"])
+    assert all(path.read_text() == "the user's" for path in mine)
+    for run in complete.runs:
+        assert (run.folder.tensorboard / "events.out.tfevents.1").read_text() == "one"
+
+
+def test_what_the_user_put_in_their_place_stays(complete: Plan, plan_of: MakePlan, tiny: str, tmp_path: Path) -> None:
+    (complete.output / "ablation.yaml").write_text(tiny, encoding="utf-8")
+    gone = [run for run in complete.runs if run.variant == "none"]
+    for run in gone:
+        run.folder.tensorboard.mkdir()
+    draw_curves(complete)
+    links = link_tensorboard(complete)
+    (complete.output / "curves" / "ema_l1.png").write_text("annotated")
+    (links / gone[0].name).unlink()
+    (links / gone[0].name).symlink_to(tmp_path, target_is_directory=True)
+
+    fewer = plan_of(without(tiny))
+    draw_curves(fewer)
+    link_tensorboard(fewer)
+    assert (complete.output / "curves" / "ema_l1.png").read_text() == "annotated"
+    assert [path.name for path in links.iterdir()] == [gone[0].name]
+
+
+def test_copies_of_what_is_planned_no_more_go(
+    complete: Plan, plan_of: MakePlan, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (complete.output / "ablation.yaml").write_text(tiny, encoding="utf-8")
+    gone = [run for run in complete.runs if run.variant == "none"]
+    for run in gone:
+        (run.folder.tensorboard / "part").mkdir(parents=True)
+        (run.folder.tensorboard / "part" / "events.out.tfevents.1").write_text("one")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no links here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.symlink", refuse)
+        links = link_tensorboard(complete)
+    first, second, third = (links / run.name for run in gone)
+    (first / "notes.txt").write_text("the user's")
+    shutil.rmtree(second)
+    second.symlink_to(gone[1].folder.tensorboard, target_is_directory=True)  # a way into the run itself
+
+    link_tensorboard(plan_of(without(tiny)))
+    assert [path.relative_to(first).as_posix() for path in first.rglob("*")] == ["notes.txt"]
+    assert second.is_symlink() and not third.exists()
+    for run in gone:
+        assert (run.folder.tensorboard / "part" / "events.out.tfevents.1").read_text() == "one"

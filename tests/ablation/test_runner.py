@@ -63,8 +63,8 @@ def test_every_run_gets_its_turn_and_finished_ones_are_skipped(
     assert starts == ["low_seed8", "high_seed8", "none_seed8"]
     assert any(line.startswith("[9/9]") and "done in 0:0" in line for line in lines)
     log = plan.runs[6].log.read_text(encoding="utf-8").splitlines()
-    assert log[0] == "threads 1" and log[1].startswith("ablate: exit status 0 after ")
-    assert seconds_of(plan.runs[6].log) is not None
+    assert log[:2] == ["ablate: start", "threads 1"] and log[2].startswith("ablate: exit status 0 after ")
+    assert seconds_of(plan.runs[6].log, plan.runs[6].folder.command) is not None
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(plan_of: MakePlan, scripts: dict[str, str], tiny: str) -> None:

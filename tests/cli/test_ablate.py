@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from vqgan.ablation.slots import usable_cores
+from vqgan.cli.ablate import _open_data
 from vqgan.cli.main import main
+from vqgan.errors import UserError
 from vqgan.run_folder import RunLock
 
 STEPS = 40
@@ -27,7 +29,7 @@ settings:
   - model.ch_mult=[1, 1]
   - model.num_res_blocks=1
   - model.z_channels=32
-  - "loss.terms={l1: 1.0}"
+  - "loss.terms={l2: 0, l1: 1.0}"
   - loss.disc_weight=0
   - train.device=cpu
   - train.max_steps=40
@@ -41,7 +43,7 @@ variants:
   low: []
   high: [train.lr=4e-3]
 seeds: [1]
-metrics: [ema/psnr, raw/usage]
+metrics: [ema/psnr, raw/usage, ema/l1]
 """
 
 
@@ -79,6 +81,16 @@ def test_a_dry_run_lists_the_runs_and_creates_nothing(
         ),
         (["rates.yaml", "train.lrr=3"], "unknown setting 'train.lrr'. Did you mean 'train.lr'?"),
         (["rates.yaml", "model.quantizer.args.codebok_size=3"], "variant 'low': model.quantizer: "),
+        (["rates.yaml", "data.train=NOPE"], "data.train: There is no file or folder 'NOPE'"),
+        (
+            ["rates.yaml", "data.train=NOPE", "data.val=torchvision:CIFAR10", "data.download=true"],
+            "data.train: There is no",
+        ),
+        (
+            ["rates.yaml", "data.val=NOPE", "data.train=torchvision:CIFAR10", "data.download=true"],
+            "data.val: There is no",
+        ),
+        (["rates.yaml", "data.train=torchvision:CIFAR10"], "Set data.download=true to fetch it"),
         (["train.lr=1"], "no ablation given"),
         ([], "the following arguments are required"),
     ],
@@ -98,6 +110,24 @@ def test_a_mistake_is_one_message_and_nothing_starts(
     assert shown.out == "" and [path.name for path in tmp_path.iterdir()] == ["rates.yaml"]
 
 
+def test_a_failed_lock_speaks_of_the_output_folder(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in_the_way").touch()
+    assert main(["ablate", str(file), "--output", str(tmp_path / "in_the_way" / "out")]) == 2
+    shown = capsys.readouterr().err
+    assert f"Folder {tmp_path / 'in_the_way' / 'out'} cannot be written to" in shown and "--output DIR" in shown
+    assert "Run folder" not in shown and "run.dir" not in shown
+
+
+def test_data_that_a_run_is_to_fetch_need_not_be_there(tmp_path: Path) -> None:
+    from vqgan.config import DataConfig
+
+    _open_data(DataConfig(train="torchvision:CIFAR10", val="torchvision:CIFAR10:test", download=True))
+    with pytest.raises(UserError, match=r"Set data\.download=true"):
+        _open_data(DataConfig(train="builtin:leaves", val="torchvision:CIFAR10:test"))
+
+
 def test_a_second_ablation_keeps_out(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     with RunLock(output / "ablation.lock"):
@@ -113,7 +143,9 @@ def test_a_run_that_still_trains_is_left_alone(file: Path, tmp_path: Path, capsy
     (output / "ablation.yaml").write_text(FILE)
     with RunLock(output / "runs" / "low_seed1" / "run.lock"):
         assert main(["ablate", str(file), "--output", str(output)]) == 2
-    assert f"low_seed1 is being written by process {os.getpid()}" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"low_seed1 is being written by process {os.getpid()}" in shown
+    assert "choose another folder with --output DIR" in shown and "run.dir" not in shown
     assert not (output / "ablation.lock").exists()
 
 
@@ -158,6 +190,9 @@ def test_stop_go_on_and_results(file: Path, tmp_path: Path, capsys: pytest.Captu
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     psnr = results["metrics"]["ema/psnr"]["final"]
     assert (results["runs_finished"], psnr["high"]["difference"]["seeds"]) == (2, 1)
+    assert results["metrics"]["ema/l1"]["final"]["low"]["seeds"] == 1
+    minutes = {run["name"]: run["seconds"] for run in results["runs"]}
+    assert minutes["low_seed1"] > 0 and minutes["high_seed1"] > 0
     assert psnr["low"]["mean"] > 8 and psnr["low"]["mean"] != psnr["high"]["mean"]
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines if line["split"] == "train"] == [*range(1, STEPS + 1)]

@@ -51,6 +51,32 @@ def test_mistakes_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "holds no records yet" in error and error.count("\n") == 1
 
 
+def test_a_folder_in_place_of_the_records_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    assert main(["doctor", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "metrics.jsonl cannot be read" in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_is_no_run_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(folder / "checkpoints" / "step_0000100")]) == 2
+    assert f"Give that folder itself: {folder}" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_in_ruins_is_no_matter_of_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One validation after gan_start, the last one, and loss.watch_steps longer than the run."""
+    settings = "loss: {disc_start: 50, gan_start: 100, ramp_steps: 10}\ntrain: {max_steps: 200}\n"
+    (folder / "config.yaml").write_text(settings, encoding="utf-8")
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        for step, value in ((100, 0.2), (200, 0.6)):
+            values = {"val/raw/lpips": value}
+            file.write(json.dumps({"step": step, "images": step, "split": "val", "values": values}) + "\n")
+    assert main(["doctor", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(f"{folder}, step 200: worse since gan_start\n") and "Look again" not in out
+
+
 def test_it_needs_no_torch(folder: Path) -> None:
     script = "import sys\nfrom vqgan.cli.main import main\nprint(main(sys.argv[1:]), 'torch' in sys.modules)"
     done = subprocess.run(

@@ -11,11 +11,13 @@ from typing import Any
 
 import torchvision
 from accelerate import Accelerator
+from torch import nn
 
 from vqgan.config import LossConfig, PerceptualConfig
 from vqgan.config_files import load_config
 from vqgan.errors import UserError
 from vqgan.training import perceptual
+from vqgan.training.processes import wrap
 from vqgan.training.train import train
 
 
@@ -55,6 +57,10 @@ def main(out: str, rank: str, port: str, run: str, overrides: list[str]) -> None
         "random": [load_where_one_cannot(accelerator, failing, random_if_missing=True) for failing in (0, 1)],
         "refused": [load_where_one_cannot(accelerator, failing, random_if_missing=False) for failing in (0, 1)],
     }
+    norm = nn.BatchNorm2d(1)
+    norm.running_mean.fill_(float(rank))  # type: ignore[union-attr]  # it tracks statistics
+    wrapped = wrap(norm, accelerator)
+    result["wrapped"] = [type(wrapped).__name__, float(norm.running_mean)]  # type: ignore[arg-type]  # the same
     overrides = [*overrides, f"run.dir={run}"]
     result["trained"] = train_again(overrides)
     accelerator.wait_for_everyone()

@@ -28,6 +28,11 @@ def test_the_defaults_fit() -> None:
         (["loss.discriminator.name=patch"], "loss.discriminator: there is no discriminator 'patch'."),
         (["loss.discriminator.args.layers=2"], "discriminator 'patchgan' has no argument 'layers'."),
         (["loss.discriminator.args.channels=2"], "discriminator 'patchgan' has no argument 'channels'."),
+        (["loss.discriminator.args.ndf=100000000000"], "loss.discriminator: "),
+        (
+            ["loss.adaptive_numerator=pixel", "loss.terms={l1: 0, lpips: 1}"],
+            "loss.adaptive_numerator is pixel, but loss.terms has no pixel term of positive weight.",
+        ),
         (["loss.discriminator.args.n_layers=0"], "loss.discriminator: "),
         (
             ["data.image_size=100"],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqgan.config import Config
 from vqgan.config_files import load_config
+from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.model import VQGAN
 from vqgan.training.init_from import CODEBOOK, Initial, _settings, _settings_of_shapes, fill, read_initial
@@ -255,3 +256,16 @@ def test_values_that_are_not_finite_are_refused(export: Callable[..., Path]) -> 
     save_file(tensors, path)
     with pytest.raises(UserError, match=r"NaN or infinity in quant_conv\.bias"):
         started(path)
+
+
+def test_only_a_codebook_that_can_grow_may_have_another_size(tmp_path: Path) -> None:
+    part = {"name": "simvq", "args": {"codebook_size": 16, "codebook_dim": 4}}
+    VQGAN(image_size=16, ch=32, ch_mult=(1, 2), z_channels=32, attn_resolutions=(), quantizer=part).save_pretrained(
+        tmp_path / "source"
+    )
+    overrides = [
+        "data.image_size=16", "model.ch=32", "model.ch_mult=[1, 2]", "model.z_channels=32", "model.attn_resolutions=[]",
+        "model.quantizer={name: simvq, args: {codebook_size: 32, codebook_dim: 4}}", "model.num_res_blocks=2",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"codebook_size is 32 here, 16 there\. These weights mean nothing"):
+        read_initial(tmp_path / "source", resolve(load_config(None, overrides), 100), frozen=())

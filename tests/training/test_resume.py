@@ -6,6 +6,11 @@ from typing import Any
 from vqgan.training.resume import _check_origin
 
 
+def test_sharing_gradients_leaves_each_process_its_own_statistics(pair: Any) -> None:
+    """A checkpoint gives every process its own BatchNorm statistics before the networks are wrapped."""
+    assert [result["wrapped"] for result in pair.results] == [["DistributedDataParallel", rank] for rank in (0.0, 1.0)]
+
+
 def test_all_processes_refuse_to_start_again_where_every_checkpoint_is_damaged(pair: Any) -> None:
     messages = [result["damaged"] for result in pair.results]
     assert [result["trained"] for result in pair.results] == ["0", "0"]

@@ -206,6 +206,12 @@ def test_a_run_no_longer_needs_the_model_it_started_from(tmp_path: Path, unbroke
     assert not (tmp_path / "other").exists()
 
 
+def test_freezing_random_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--freeze encoder,codebook .* without --init-from they are random"):
+        go(tmp_path / "run", "train.max_steps=2", freeze=("encoder", "codebook"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("tuned", [False, True])
 def test_the_lowest_value_chooses_best_and_the_averaged_weights_are_exported(
     tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool
@@ -215,8 +221,8 @@ def test_the_lowest_value_chooses_best_and_the_averaged_weights_are_exported(
     chosen = iter([0.5, 1.0] if tuned else [5.0, None, 2.0, float("nan"), 3.0])
     last = 1 if tuned else 4
 
-    def validate(self: Validator, models: Any) -> Validation:
-        result, value = original(self, models), next(chosen)
+    def validate(self: Validator, models: Any, **others: Any) -> Validation:
+        result, value = original(self, models, **others), next(chosen)
         del result.values[self.chooses_best]
         if value is not None:
             result.values[self.chooses_best] = value

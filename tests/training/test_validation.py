@@ -93,7 +93,7 @@ def test_the_discriminators_view_of_images_it_was_never_shown() -> None:
 
     score = Score().train()
     number = torch.zeros(3, dtype=torch.int64)
-    images = torch.stack([torch.full((3, 8, 8), value) for value in (-0.5, 0.5, 0.75)])
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (-0.5, 1.0, 0.25)])
     batches = [
         Batch(images[:2], number[:2], number[:2], torch.zeros(2, 4), []),
         Batch(images[2:], number[2:], number[2:], torch.zeros(1, 4), []),

@@ -1,5 +1,6 @@
 """What validation measures, as an ablation asks for it: `ema/psnr`, `raw/usage`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,9 +34,12 @@ MEASURES: dict[str, Measure] = {
 }
 """Everything in `config.VALIDATION_METRICS`, and what comes along with usage."""
 LOSS_TERM = Measure(better="lower", decimals=5)
-"""The first term of `loss.terms`, which validation measures where there is no lpips."""
-STANDS_IN = {"lpips": "lpips_random"}
-"""Name under which validation reports a metric where the backbone is random."""
+"""A term of `loss.terms`, by its own name."""
+
+
+def stand_in(name: str) -> str:
+    """What validation calls a perceptual term whose backbone is random; no other metric has such a name."""
+    return f"{name}_random"
 
 
 def measure_of(metric: str) -> Measure:
@@ -43,8 +47,13 @@ def measure_of(metric: str) -> Measure:
     return MEASURES.get(metric.partition("/")[2], LOSS_TERM)
 
 
-def check_metric(metric: str, config: Config) -> None:
+def check_metric(metric: str, config: Config, measured_terms: Sequence[str]) -> None:
     """Refuse a metric that the runs of `config` will not report.
+
+    Args:
+        metric: such as "ema/psnr".
+        config: of the runs.
+        measured_terms: of `loss.terms`, those that validation measures.
 
     Raises:
         UserError: says what they report.
@@ -52,12 +61,17 @@ def check_metric(metric: str, config: Config) -> None:
     weights, _, name = metric.partition("/")
     reported = set(config.train.validate_metrics) - {"lpips"}
     reported |= {"perplexity"} if "usage" in reported else set()
-    reported |= {"lpips"} if "lpips" in config.loss.terms else {next(iter(config.loss.terms))}
+    reported |= set(measured_terms)
     known = [f"{which}/{each}" for which in WEIGHTS for each in sorted(reported)]
     if metric in known:
         return
     hint = did_you_mean(metric, known)
-    if weights in WEIGHTS and name in VALIDATION_METRICS:
+    if weights in WEIGHTS and name in config.loss.terms:
+        hint = (
+            " Of loss.terms, validation measures the perceptual ones; where there is none, or loss.perceptual.channels "
+            "is off, the first of the others that has a weight above 0."
+        )
+    elif weights in WEIGHTS and name in VALIDATION_METRICS:
         need = "loss.terms" if name == "lpips" else "train.validate_metrics"
         hint = f" Add {name} to {need}, or leave it out."
     raise UserError(f"metrics names '{metric}', which these runs do not report.{hint} Known: {', '.join(known)}.")

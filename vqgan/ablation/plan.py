@@ -13,7 +13,7 @@ from typing import Literal
 from vqgan.ablation.file import Ablation, check_override
 from vqgan.ablation.metrics import check_metric
 from vqgan.ablation.records import last_step
-from vqgan.config import Config
+from vqgan.config import Config, DataConfig, LossConfig
 from vqgan.config_files import RESUMABLE, differences, load_config
 from vqgan.durations import parse_duration, to_steps
 from vqgan.errors import UserError
@@ -62,8 +62,13 @@ class PlannedRun:
 
     @property
     def status(self) -> Status:
-        """finished: the validation of the last step is on record; begun: there is something to resume."""
-        if last_step(self.folder.metrics) >= self.max_steps:
+        """finished: the last step's validation is on record and its checkpoint is there; begun: it can go on.
+
+        A run validates before it saves: one that was killed between the two goes on from an older checkpoint, and
+        takes the record back.
+        """
+        saved = self.folder.checkpoints / f"step_{self.max_steps:07d}"
+        if saved.is_dir() and last_step(self.folder.metrics) >= self.max_steps:
             return "finished"
         return "begun" if self.folder.config.exists() else "new"
 
@@ -90,7 +95,12 @@ class Plan:
 
 
 def make_plan(
-    ablation: Ablation, overrides: Sequence[str], output: Path, *, check_config: Callable[[Config], None]
+    ablation: Ablation,
+    overrides: Sequence[str],
+    output: Path,
+    *,
+    check_config: Callable[[Config], None],
+    measured_terms: Callable[[LossConfig], Sequence[str]],
 ) -> Plan:
     """Load and check the settings of every run; creates nothing.
 
@@ -99,6 +109,7 @@ def make_plan(
         overrides: "section.key=value" from the command line, for every run.
         output: folder of all runs and results.
         check_config: what a run checks before it starts (`vqgan.training.checks.check_config`).
+        measured_terms: tells which of `loss.terms` the validations of a run measure.
 
     Raises:
         UserError: a setting is wrong in itself or for this ablation, or runs that are there have other settings.
@@ -118,7 +129,7 @@ def make_plan(
                 if variant not in configs:
                     check_config(config)
                     for metric in ablation.metrics:
-                        check_metric(metric, config)
+                        check_metric(metric, config, measured_terms(config.loss))
                 max_steps = _steps(config)
             except UserError as error:
                 raise UserError(f"{ablation.name}, variant '{variant}': {error}") from None
@@ -138,6 +149,30 @@ def make_plan(
     _check_different(ablation, configs)
     _check_existing(output, runs)
     return Plan(ablation=ablation, overrides=tuple(overrides), output=output, runs=tuple(runs))
+
+
+def check_data(plan: Plan, open_data: Callable[[DataConfig], object]) -> None:
+    """Open the data of the runs that are still to train, once for each `data` section; creates nothing.
+
+    Args:
+        plan: every run.
+        open_data: opens the sources of a run.
+
+    Raises:
+        UserError: as a run would say it; names the variant where not all have the same data.
+    """
+    everywhere = all(run.config.data == plan.runs[0].config.data for run in plan.runs)
+    opened: list[DataConfig] = []
+    for run in plan.runs:
+        data = run.config.data
+        if data in opened or run.status == "finished":
+            continue
+        try:
+            open_data(data)
+        except UserError as error:
+            where = "" if everywhere else f"{plan.ablation.name}, variant '{run.variant}': "
+            raise UserError(f"{where}{error}") from None
+        opened.append(data)
 
 
 def _steps(config: Config) -> int:

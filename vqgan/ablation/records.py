@@ -1,12 +1,13 @@
 """What finished runs have measured, read from their metrics.jsonl and logs, without torch."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqgan.ablation.metrics import STANDS_IN, measure_of
+from vqgan.ablation.metrics import measure_of, stand_in
 
 
 class Validation(NamedTuple):
@@ -42,14 +43,14 @@ def last_step(metrics: Path) -> int:
 def value_of(validation: Validation, metric: str) -> float | None:
     """The number behind "ema/psnr"; lpips is found under lpips_random as well. None where it is missing."""
     weights, _, name = metric.partition("/")
-    tags = [f"val/{weights}/{each}" for each in (name, STANDS_IN.get(name, name))]
+    tags = [f"val/{weights}/{each}" for each in (name, stand_in(name))]
     return next((validation.values[tag] for tag in tags if tag in validation.values), None)
 
 
 def label_of(validations: list[Validation], metric: str) -> str:
     """The metric as validation really called it: ema/lpips_random where the backbone was random."""
     weights, _, name = metric.partition("/")
-    other = STANDS_IN.get(name, name)
+    other = stand_in(name)
     stood_in = any(f"val/{weights}/{other}" in validation.values for validation in validations)
     return f"{weights}/{other}" if stood_in else metric
 
@@ -66,25 +67,53 @@ def best_value(validations: list[Validation], metric: str) -> float | None:
     return choose((value for value in values if value is not None), default=None)
 
 
+STARTED = "ablate: start"
 ENDED = "ablate: exit status {status} after {seconds:.1f} s"
-"""Line that ends each start of a run in its log."""
-_ENDED = re.compile(r"^ablate: exit status -?\d+ after (\d+\.\d) s$", re.MULTILINE)
+"""Lines around each start of a run in its log."""
+_MARK = re.compile(r"^ablate: (?:start|exit status -?\d+ after (?P<seconds>\d+\.\d) s)$", re.MULTILINE)
 
 
-def seconds_of(log: Path) -> float | None:
-    """Wall time of all starts of a run together, in seconds; None without a log."""
-    try:
-        found = _ENDED.findall(log.read_text(encoding="utf-8", errors="replace"))
-    except FileNotFoundError:
-        return None
-    return sum(map(float, found)) if found else None
+def mark(log: Path, line: str) -> None:
+    """Add a line of our own to a log, also after output that stopped in the middle of one."""
+    with open(log, "a+b") as file:
+        torn = False
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write((b"\n" if torn else b"") + f"{line}\n".encode())
+
+
+def seconds_of(log: Path, command: Path) -> float | None:
+    """Wall time of all starts of a run together, in seconds.
+
+    None where no ablation has seen each of them from its start to its end: it was killed before the run ended, the run
+    still trains, or somebody started it by hand.
+
+    Args:
+        log: of the run.
+        command: the run's command.txt, with a line for every start, whoever started it.
+    """
+    total, starts, running = 0.0, 0, False
+    for found in _MARK.finditer(_text(log)):
+        seconds = found["seconds"]
+        if running == (seconds is None):  # two starts in a row, or two ends
+            return None
+        running = not running
+        starts += running
+        total += float(seconds or 0)
+    unseen = running or len(_text(command).splitlines()) > starts
+    return None if unseen or not starts else total
 
 
 def tail(log: Path, lines: int = 8) -> list[str]:
     """The last lines of a log that hold anything."""
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    said = [line.rstrip() for line in text.splitlines() if line.strip() and not _ENDED.match(line)]
+    said = [line.rstrip() for line in _text(log).splitlines() if line.strip() and not _MARK.match(line)]
     return said[-lines:]
+
+
+def _text(path: Path) -> str:
+    """Content of a file, or nothing where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.ablation.curves import draw
+from vqgan.ablation.made import keep_only
 from vqgan.ablation.metrics import measure_of
 from vqgan.ablation.plan import Plan, PlannedRun
 from vqgan.ablation.records import Validation, best_value, final_value, label_of, read_validations, seconds_of, value_of
@@ -72,7 +73,7 @@ def _describe(run: PlannedRun, plan: Plan, validations: list[Validation] | None)
         "seed": run.seed,
         "status": run.status,
         "steps": run.max_steps,
-        "seconds": seconds_of(run.log),
+        "seconds": seconds_of(run.log, run.folder.command),
         **values,
     }
 
@@ -115,7 +116,7 @@ def _environment(plan: Plan) -> dict[str, list[Any]]:
 def draw_curves(plan: Plan) -> list[Path]:
     """Write curves/METRIC.png for every metric, from the finished runs; returns their paths.
 
-    Validation at step 0, before any training, is left out.
+    Validation at step 0, before any training, is left out. Curves of metrics that are asked for no more are removed.
     """
     folder = plan.output / "curves"
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +141,7 @@ def draw_curves(plan: Plan) -> list[Path]:
             value_label=f"{label} [{measure.unit}]" if measure.unit else label,
             gan_starts=gan_starts,
         )
+    keep_only(plan.output, folder.name, paths)
     return paths
 
 
@@ -153,18 +155,30 @@ def _gan_start(run: PlannedRun) -> int | None:
 
 
 def link_tensorboard(plan: Plan) -> Path:
-    """Gather the event folders of all runs under tensorboard/, as links, or as copies where links cannot be made."""
+    """Gather the event folders of all runs under tensorboard/, as links, or as copies where links cannot be made.
+
+    Those of runs that are planned no more are removed from there.
+    """
     folder = plan.output / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
     for run in plan.runs:
-        events, link = run.folder.tensorboard, folder / run.name
-        if not events.is_dir() or link.is_symlink():
-            continue
+        if run.folder.tensorboard.is_dir():
+            made += _link(run.folder.tensorboard, folder / run.name)
+    keep_only(plan.output, folder.name, made)
+    return folder
+
+
+def _link(events: Path, link: Path) -> list[Path]:
+    """Make one link, or copy what is new; returns what is there by our hand."""
+    target = os.path.relpath(events, link.parent)
+    if link.is_symlink():
+        return [link] if os.readlink(link) == target else []
+    if not link.exists():
         try:
-            if not link.exists():
-                os.symlink(os.path.relpath(events, folder), link, target_is_directory=True)
-                continue
+            os.symlink(target, link, target_is_directory=True)
+            return [link]
         except OSError:
             pass
-        shutil.copytree(events, link, dirs_exist_ok=True)
-    return folder
+    shutil.copytree(events, link, dirs_exist_ok=True)
+    return [link / path.relative_to(events) for path in sorted(events.rglob("*")) if path.is_file()]

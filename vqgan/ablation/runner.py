@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from vqgan.ablation.plan import PlannedRun
-from vqgan.ablation.records import ENDED, final_value, read_validations, tail
+from vqgan.ablation.records import ENDED, STARTED, final_value, mark, read_validations, tail
 from vqgan.ablation.slots import Slot, pinned
 
 POLL_SECONDS = 0.1
@@ -122,6 +122,7 @@ class Runner:
         verb = "goes on" if run.status == "begun" else "starts"
         self.say(f"{' ' * len(self._count())}  {run.name} {verb} on {slot.name}")
         run.log.parent.mkdir(parents=True, exist_ok=True)
+        mark(run.log, STARTED)
         environment = os.environ | slot.environment | {"PYTHONUNBUFFERED": "1"}
         with open(run.log, "ab") as log, pinned(slot.cores):
             process = subprocess.Popen(
@@ -150,8 +151,7 @@ class Runner:
             self.free.append(child.slot)
             self.ended += 1
             seconds, status = time.monotonic() - child.started, child.process.returncode
-            with open(child.run.log, "a", encoding="utf-8") as log:
-                log.write(f"{ENDED.format(status=status, seconds=seconds)}\n")
+            mark(child.run.log, ENDED.format(status=status, seconds=seconds))
             if status == 0:
                 self.took.append(seconds)
                 result = f"{self._result(child.run)}{self._left()}"

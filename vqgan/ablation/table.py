@@ -23,9 +23,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"se: standard error of its mean.",
     ]
     for which, heading in (("final", "at the end"), ("best", "best validation of each run")):
-        for metric in results["metrics"].values():
+        for name, metric in results["metrics"].items():
             if which in metric:
                 parts += [f"## {metric['label']}, {heading}", _direction(metric), _values(metric, metric[which])]
+                parts.append(_missing(results["runs"], which, name))
     parts += ["## Runs", _settings(results), _runs(results), _environment(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -47,6 +48,16 @@ def _values(metric: Mapping[str, Any], variants: Mapping[str, Any]) -> str:
         compared = [number(difference["mean"], "+"), number(difference["se"])] if difference else ["", ""]
         rows.append([f"`{name}`", str(entry["seeds"]), number(entry["mean"]), number(entry["sd"]), *compared])
     return _table(["variant", "seeds", "mean", "sd", "difference", "se"], rows)
+
+
+def _missing(runs: Sequence[Mapping[str, Any]], which: str, metric: str) -> str:
+    """Which finished runs have no value, if any; tables count them as if they were not there."""
+    finished = [run for run in runs if which in run]
+    without = [f"`{run['name']}`" for run in finished if run[which][metric] is None]
+    if not without:
+        return ""
+    named = "" if len(without) == len(finished) else f": {', '.join(without)}"
+    return f"**No value in {len(without)} of {len(finished)} finished runs**{named}."
 
 
 def _settings(results: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from vqgan.errors import UserError
 if TYPE_CHECKING:
     from vqgan.ablation.plan import Plan
     from vqgan.ablation.slots import Slot
+    from vqgan.config import DataConfig
 
 _EXAMPLES = """\
 examples:
@@ -31,17 +33,19 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(list(argv))
     path, overrides = _split(options.arguments)
     from vqgan.ablation.file import find_ablation, read_ablation
-    from vqgan.ablation.plan import make_plan
+    from vqgan.ablation.plan import check_data, make_plan
     from vqgan.ablation.slots import make_slots, usable_cores
     from vqgan.training.checks import check_config
+    from vqgan.training.terms import measured_terms
 
     ablation = read_ablation(find_ablation(path))
     output = Path(os.path.expanduser(options.output or f"runs/ablations/{ablation.name}"))
-    plan = make_plan(ablation, overrides, output, check_config=check_config)
+    plan = make_plan(ablation, overrides, output, check_config=check_config, measured_terms=measured_terms)
     slots = make_slots(options.slots, gpus=_gpus(plan), cores=usable_cores(), environment=os.environ)
     if options.dry_run:
         _show(plan, slots)
         return 0
+    check_data(plan, _open_data)
     return _train(plan, slots, shlex.join(["vqgan", "ablate", *argv]))
 
 
@@ -85,15 +89,27 @@ def _lock(plan: "Plan", stack: ExitStack) -> None:
     """
     from vqgan.run_folder import RunLock
 
-    lock = RunLock(plan.output / "ablation.lock")
-    try:
-        stack.enter_context(lock)
-    except UserError as error:  # it speaks of run folders
-        raise UserError(str(error).replace("run.dir=PATH", "--output DIR").replace("Run folder", "Folder")) from None
+    stack.enter_context(RunLock(plan.output / "ablation.lock", folder="Folder", elsewhere="--output DIR"))
     for planned in plan.runs:
         if planned.folder.lock.exists():  # of a run that an ablation left behind when it was killed, or of a crash
-            with RunLock(planned.folder.lock):
+            with RunLock(planned.folder.lock, elsewhere="--output DIR"):
                 pass
+
+
+def _open_data(data: "DataConfig") -> None:
+    """Open the data of a run as the run will, fetching nothing.
+
+    Raises:
+        UserError: what the run would say.
+    """
+    from vqgan.data.builtin import BUILTIN
+    from vqgan.training.datasets import open_datasets
+
+    def present(spec: str) -> str:  # what the run is to fetch may not be there yet: built-in images in its place
+        return f"builtin:{next(iter(BUILTIN))}" if data.download and spec.startswith("torchvision:") else spec
+
+    val = None if data.val is None else present(data.val)
+    open_datasets(replace(data, download=False, train=present(data.train), val=val))
 
 
 def _show(plan: "Plan", slots: "Sequence[Slot]") -> None:

@@ -39,6 +39,8 @@ class TokenQuantizer(nn.Module):
     """
 
     discrete: ClassVar[bool] = True
+    growable: ClassVar[bool] = False
+    """Whether `grow` can add codes."""
     learning_args: ClassVar[frozenset[str]] = frozenset({"usage_window"})
 
     def __init__(

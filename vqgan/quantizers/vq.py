@@ -59,6 +59,7 @@ class VectorQuantizer(TokenQuantizer):
         UserError: an argument is out of range.
     """
 
+    growable = True
     learning_args: ClassVar[frozenset[str]] = frozenset(
         {
             "commitment_weight",

@@ -30,6 +30,9 @@ class Backbone(NamedTuple):
     """Which weights, by their content: what a run keeps for its whole life."""
 
 
+NO_BACKBONE = Backbone(None, "none", "none")
+
+
 def load_backbone(part: PartConfig, accelerator: Accelerator) -> Backbone:
     """Find the weights that a discriminator's backbone needs; one process per machine looks for (and downloads) them.
 
@@ -45,7 +48,7 @@ def load_backbone(part: PartConfig, accelerator: Accelerator) -> Backbone:
     with torch.device("meta"):  # builds without numbers: the class knows its own defaults
         discriminator = DISCRIMINATORS[part.name](**part.args)
     if not isinstance(discriminator, FrozenFeatures):
-        return Backbone(None, "none", "none")
+        return NO_BACKBONE
     name, weights = discriminator.backbone, discriminator.weights
     if weights == "random":  # which the discriminator makes itself
         return Backbone(None, f"{name}, random backbone (as the config asks)", f"{name}, random backbone")

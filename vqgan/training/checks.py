@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from losses import ADVERSARIAL, TERMS
+from losses import ADVERSARIAL, NETWORK_TERMS, TERMS
 from losses.channels import choose_mode
 from losses.logits import LOGITS_TERMS
 from vqgan.config import Config
@@ -37,6 +37,13 @@ def check_config(config: Config) -> None:
     with _about("model.quantizer"), torch.device("meta"):  # builds without numbers: the class checks its own ranges
         args = check_part("quantizer", quantizer.name, quantizer.args, QUANTIZERS)
         QUANTIZERS[quantizer.name](**args)
+    if loss.adaptive_numerator == "pixel" and not any(
+        weight > 0 for term, weight in used_terms(loss).items() if term not in NETWORK_TERMS
+    ):
+        raise UserError(
+            "loss.adaptive_numerator is pixel, but loss.terms has no pixel term of positive weight. Add one, such as "
+            "loss.terms.l1=1, or set loss.adaptive_numerator=all."
+        )
     _check_stride(config)
     _check_perceptual(config)
     _check_discriminator(config)
@@ -87,10 +94,12 @@ def _check_discriminator(config: Config) -> None:
             discriminator = DISCRIMINATORS[part.name](channels=config.data.channels, **args)
     smallest = getattr(discriminator, "min_size", 1)
     if config.loss.disc_weight > 0 and config.data.image_size < smallest:
+        fewer = [f"loss.discriminator.args.{name}" for name in ("n_layers", "scales") if name in args]
+        smaller = f"lower {' or '.join(fewer)}, " if fewer else ""
         raise UserError(
             f"data.image_size is {config.data.image_size}, but the discriminator '{part.name}' with "
-            f"{args} needs at least {smallest} px. Raise it, give the discriminator fewer layers, or switch the GAN "
-            f"off with loss.disc_weight=0."
+            f"{args} needs at least {smallest} px. Raise it, {smaller}choose another one with "
+            f"loss.discriminator.name, or switch the GAN off with loss.disc_weight=0."
         )
 
 
@@ -99,5 +108,5 @@ def _about(key: str) -> Iterator[None]:
     """Put the name of the setting before the message of a part, which does not know it."""
     try:
         yield
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from None
+    except (ValueError, RuntimeError) as error:  # torch's own, for sizes that no machine holds
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from None

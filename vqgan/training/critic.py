@@ -65,16 +65,21 @@ class Critic:
 
     @contextmanager
     def judging(self, draw: Draw) -> Iterator[Callable[[Tensor], Logits]]:
-        """The discriminator as the generator sees it: its parameters out of every graph, its statistics at rest."""
+        """The discriminator as the generator sees it: its parameters out of every graph, its statistics put back.
+
+        It stays in training mode: with BatchNorm, running statistics would make it another network than the one taught.
+        """
         trained = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
-        training = self.bare.training
-        self.bare.requires_grad_(False).eval()
+        statistics = [buffer.clone() for buffer in self.bare.buffers()]
+        self.bare.requires_grad_(False)
         try:
             yield lambda pictures: self._logits(self.bare, self.augment.apply(pictures, draw))
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
-            self.bare.train(training)
+            with torch.no_grad():
+                for buffer, before in zip(self.bare.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
 
     def backward(self, images: Tensor, recon: Tensor, draw: Draw, *, step: int, scale: float) -> Logs:
         """Gradient of the discriminator's loss on one micro-batch, and its logs.
@@ -100,7 +105,7 @@ class Critic:
                 penalty, penalty_logs = self.penalties(shown, logits)
                 loss, logs = loss + penalty, logs | penalty_logs
         (loss * scale).backward()
-        return logs
+        return logs | {"loss/d": loss.detach()}
 
     def _show(self, shown: list[Tensor], *, full: bool = False) -> list[Logits]:
         """Logits of each batch of pictures: from one forward pass, or one each."""

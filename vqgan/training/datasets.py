@@ -39,7 +39,7 @@ def open_datasets(data: DataConfig) -> Datasets:
     Raises:
         UserError: a source is missing, empty or unreadable, or too small to be split.
     """
-    train = open_source(data.train, image_size=data.image_size, download=data.download)
+    train = _open("data.train", data.train, data)
     if data.val is None:
         if len(train) == 1:
             raise UserError(
@@ -47,8 +47,17 @@ def open_datasets(data: DataConfig) -> Datasets:
                 f"split into training and validation images. Add more, or name some to validate on with data.val=PATH."
             )
         return Datasets(*split(train, data.val_share))
-    val = open_source(data.val, image_size=data.image_size, download=data.download)
+    val = _open("data.val", data.val, data)
     return Datasets(train, val, val_prefix=f"{data.val}/")
+
+
+def _open(key: str, spec: str, data: DataConfig) -> Source:
+    """A source, whose mistakes name the setting."""
+    try:
+        return open_source(spec, image_size=data.image_size, download=data.download)
+    except UserError as error:
+        other = " Or hold out a share of data.train: data.val=null." if key == "data.val" else ""
+        raise UserError(f"{key}: {error}{other}") from None
 
 
 def find_bad_headers(datasets: Datasets, data: DataConfig) -> list[BadFile]:

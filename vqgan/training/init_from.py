@@ -186,7 +186,9 @@ def _compare(here: Mapping[str, Any], there: Mapping[str, Any], name: str) -> No
     Raises:
         UserError: one line with each setting, both values and what to write instead.
     """
-    common = [key for key in here if key in there and key not in ("data.channels", CODEBOOK_SIZE)]
+    quantizer = QUANTIZERS.get(here["model.quantizer.name"])
+    carried = {"data.channels"} | ({CODEBOOK_SIZE} if quantizer is not None and quantizer.growable else set())
+    common = [key for key in here if key in there and key not in carried]
     differing = [key for key in common if here[key] != there[key]]
     if "model.quantizer.name" in differing:
         differing = [key for key in differing if not key.startswith("model.quantizer.args.")]

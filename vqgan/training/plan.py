@@ -17,7 +17,7 @@ from vqgan.durations import resolve
 from vqgan.errors import UserError
 from vqgan.metrics.inception import InceptionFeatures
 from vqgan.run_folder import RunFolder
-from vqgan.training.backbone import Backbone, load_backbone
+from vqgan.training.backbone import NO_BACKBONE, Backbone, load_backbone
 from vqgan.training.checkpoint import was_saved
 from vqgan.training.checks import check_config
 from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
@@ -95,9 +95,16 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
     bad = find_bad_headers(datasets, config.data)
     panel, bad_in_panel = panel_images(config, datasets.val)
     perceptual = load_perceptual(config.loss, accelerator, config.data.channels)
-    backbone = load_backbone(config.loss.discriminator, accelerator)
+    backbone = NO_BACKBONE
+    if config.loss.disc_weight > 0:
+        backbone = load_backbone(config.loss.discriminator, accelerator)
     inception = load_inception(config.train.validate_metrics, config.data.channels, accelerator)
     begins = not done_by_main(lambda: was_saved(folder), main=accelerator.is_main_process)
+    if freeze and init_from is None and begins:
+        raise UserError(
+            f"--freeze {','.join(freeze)} keeps weights as they are, and without --init-from they are random numbers. "
+            f"Add --init-from PATH, or leave out --freeze."
+        )
     return Plan(
         given=config,
         config=resolved,

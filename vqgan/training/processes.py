@@ -67,8 +67,12 @@ def wrap(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
     options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     device = accelerator.device
+    own = [buffer.clone() for buffer in module.buffers()]
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, **options)
+    wrapped = DistributedDataParallel(module, device_ids=ids, **options)
+    for buffer, before in zip(module.buffers(), own, strict=True):
+        buffer.copy_(before)  # it begins with a broadcast of process 0's, over what a checkpoint gave each of them
+    return wrapped
 
 
 def agree_on_worst(flags: Tensor) -> list[float]:

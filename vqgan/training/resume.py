@@ -82,6 +82,11 @@ def _check_origin(before: Mapping[str, Any], now: Mapping[str, Any], *, step: in
                 f"The {what} has changed since the run in {root} began: {before[key]} then, {now[key]} now. A resumed "
                 f"run must keep its loss. Go on with the former ({setting}={former}), or start a new run from its "
                 f"weights: run.dir=PATH --init-from {root}."
+                + (
+                    " Weights of logits terms: loss.perceptual.logits_weights.TERM."
+                    if "; " in f"{before[key]}{now[key]}"
+                    else ""
+                )
             )
 
 

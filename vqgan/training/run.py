@@ -1,7 +1,7 @@
 """All that lives in a run: what is built once, what changes with every step, and therefore what a checkpoint holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,6 +48,8 @@ class Run:
     best: float | None = None
     """Best value of the validation metric that chooses best/ (lower is better)."""
     best_step: int = 0
+    rare: dict[str, Tensor] = field(default_factory=dict)
+    """Newest logs of what not every step computes (penalties, adaptive weight), scalars."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Weights and optimizer state, by file; equal on every process."""
@@ -70,6 +72,7 @@ class Run:
             "skipped_in_a_row": self.skipped_in_a_row,
             "best": self.best,
             "best_step": self.best_step,
+            "rare": {name: float(value) for name, value in self.rare.items()},
             "origin": self.origin,
             "scaler": {
                 "generator": [self.scaler_g.scale, self.scaler_g.clean_steps],
@@ -115,6 +118,8 @@ class Run:
             scaler.scale, scaler.clean_steps = saved["scaler"][part]
         self.step, self.skipped, self.skipped_in_a_row = saved["step"], saved["skipped"], saved["skipped_in_a_row"]
         self.best, self.best_step = saved["best"], saved["best_step"]
+        device = next(self.model.parameters()).device
+        self.rare = {name: torch.tensor(value, device=device) for name, value in saved.get("rare", {}).items()}
 
 
 def build_run(

@@ -41,6 +41,7 @@ def header(run: Run, plan: Plan, resumed: Path | None, *, bad: int) -> str:
         if config.loss.disc_weight == 0
         else f"discriminator learns from step {config.loss.disc_start:,}, generator feels it from step "
         f"{config.loss.gan_start:,}, over {config.loss.ramp_steps:,} steps",
+        **({"frozen": ", ".join(plan.frozen)} if plan.frozen else {}),
         "length": f"{train.max_steps:,} steps" + (f", {run.step:,} done" if run.step else ""),
     }
     lines = [f"{name:>14}  {text}" for name, text in rows.items()]

@@ -14,3 +14,9 @@ def used_terms(loss: LossConfig) -> dict[str, float]:
 def network_terms(loss: LossConfig) -> list[str]:
     """The perceptual ones among them, also those of weight 0, in the order of NETWORK_TERMS."""
     return [term for term in NETWORK_TERMS if term in used_terms(loss)]
+
+
+def measured_terms(loss: LossConfig) -> list[str]:
+    """Those that validation measures: the perceptual ones, or without any the first term of positive weight."""
+    terms = used_terms(loss)
+    return network_terms(loss) or [max(terms, key=lambda name: terms[name] > 0)]

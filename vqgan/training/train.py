@@ -27,7 +27,7 @@ from vqgan.training.resume import restore, save
 from vqgan.training.run import Run, build_run
 from vqgan.training.signals import StopFlag
 from vqgan.training.summary import final_report, header
-from vqgan.training.terms import used_terms
+from vqgan.training.terms import measured_terms
 from vqgan.training.tracking import Tracker
 from vqgan.training.trainer import Trainer
 from vqgan.training.validation import Validator, choose_validation_images
@@ -110,7 +110,7 @@ def open_loop(run: Run, plan: Plan, stop: StopFlag, stack: ExitStack, resumed: P
         bad_files.watch(validation_batches(config, plan.datasets.val, chosen, plan.micro_batch)),
         device=plan.accelerator.device,
         distances=plan.perceptual.distances,
-        first_term=next(iter(used_terms(config.loss))),
+        first_term=measured_terms(config.loss)[0],
         metrics=config.train.validate_metrics,
         features=feature_metrics(plan),
     )

@@ -30,6 +30,11 @@ Item = TypeVar("Item")
 Logs = dict[str, Tensor]
 CODE_TERMS = {"commitment_loss": "commit", "codebook_loss": "codebook"}
 """Shorter names of what a quantizer logs."""
+RARE = frozenset(
+    {f"loss/{name}" for name in ("r1", "r2", "gradient_penalty")}
+    | {f"adaptive_weight/{name}" for name in ("raw", "rec_norm", "gan_norm", "gan_share")}
+)
+"""Logs that not every step computes; in between, their newest values stand."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -115,6 +120,8 @@ class Trainer:
             logs |= self._update_codebook(outputs)
             run.ema.update(run.model, run.step + 1)
             run.generator_loss.update(*gradients)
+            run.rare = {name: value for name, value in (run.rare | logs).items() if name in RARE}
+            logs = run.rare | logs
         else:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
@@ -150,7 +157,7 @@ class Trainer:
         Raises:
             UserError: on all processes, if a statistic is not finite.
         """
-        if self.run.discriminator.needs_data_init:
+        if self.run.config.loss.disc_weight > 0 and self.run.discriminator.needs_data_init:
             self.run.discriminator.initialise(torch.cat(list(micro_batches)))
 
     def _generator_backward(
@@ -168,7 +175,7 @@ class Trainer:
                 last_layer=run.model.last_layer,
                 discriminator=judge if factor > 0 else None,
                 gan_factor=factor,
-                refresh=(run.step - int(run.config.loss.gan_start)) % run.config.loss.adaptive_every == 0,
+                refresh=self._weight_is_due(),
             )
         scale = run.scaler_g.scale / accumulate
         roots = [(output.recon, (gradient.recon_grad * scale).to(output.recon.dtype))]
@@ -193,7 +200,7 @@ class Trainer:
     def _verdict(self, logs: Logs, signal: int, train_disc: bool) -> tuple[Literal["done", "skipped", "overflow"], int]:
         """Agree over all processes on what this step may change. The only wait for the device."""
         run = self.run
-        losses = [logs["loss/total"]] + ([logs["loss/gan_d"]] if train_disc else [])
+        losses = [logs["loss/total"]] + ([logs["loss/d"]] if train_disc else [])
         norms = [logs["grad_norm/g"]] + ([logs["grad_norm/d"]] if train_disc else [])
         bad = ~torch.isfinite(torch.stack([value.float() for value in losses + norms]))
         flags = agree_on_worst(torch.cat([bad.float(), bad.new_full((1,), signal, dtype=torch.float32)]))
@@ -250,6 +257,11 @@ class Trainer:
         if loss.disc_weight == 0:
             return 0.0
         return gan_factor(self.run.step, gan_start=int(loss.gan_start), ramp_steps=int(loss.ramp_steps))
+
+    def _weight_is_due(self) -> bool:
+        """Whether the adaptive weight is computed anew: every so many steps, and after a skipped one."""
+        loss = self.run.config.loss
+        return (self.run.step - int(loss.gan_start)) % loss.adaptive_every == 0 or self.run.skipped_in_a_row > 0
 
     def _autocast(self) -> AbstractContextManager[None]:
         dtype = DTYPES[self.run.config.train.precision]

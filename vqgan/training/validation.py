@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from losses import TERMS
-from losses.adversarial import full_precision, mean_over_maps
+from losses.adversarial import full_precision
 from losses.distance import FrozenDistance
 from vqgan.data.loader import Batch
 from vqgan.metrics.codebook import perplexity, usage
@@ -79,7 +79,8 @@ class Validator:
         Args:
             models: to measure.
             discriminator: adds its mean logit of these images, val/disc/logits_real, which no training step has shown
-                it: far below train/disc/logits_real, it has learned the training images by heart.
+                it: far below train/disc/logits_real, it has learned the training images by heart. Not of one whose
+                images see each other, where the logits would depend on the batches.
         """
         metrics = ("psnr", "ssim", *self.distances)
         sums = {name: torch.zeros(len(metrics) + 1, dtype=torch.float64) for name in models}  # last: images
@@ -93,7 +94,7 @@ class Validator:
             images = batch.images.to(self.device)
             if self.features is not None:
                 self.features.add_images(images)
-            if discriminator is not None:
+            if discriminator is not None and not discriminator.mixes_images:
                 judged += torch.tensor([float(logit_per_image(discriminator, images).sum()), len(images)])
             for name, model in models.items():
                 with evaluating(model):
@@ -111,7 +112,7 @@ class Validator:
 
         values = {}
         judged = sum_over_processes(judged, self.device)
-        if discriminator is not None and math.isfinite(mean := float(judged[0] / judged[1])):
+        if judged[1] > 0 and math.isfinite(mean := float(judged[0] / judged[1])):
             values["val/disc/logits_real"] = mean
         of_features = self.features.values(self.device) if self.features is not None else {}
         for name in models:
@@ -143,7 +144,7 @@ def logit_per_image(discriminator: Discriminator, images: Tensor) -> Tensor:
     """Mean logit of each image, over its maps' means, (B,); the discriminator stays as it was."""
     with evaluating(discriminator):
         logits = discriminator.forward(images)  # not compiled: batches vary in size
-    return mean_over_maps(part.flatten(1).mean(dim=1) for part in full_precision(logits))
+    return torch.stack([part.flatten(1).mean(dim=1) for part in full_precision(logits)]).mean(dim=0)
 
 
 def choose_validation_images(count: int, most: int, *, rank: int, processes: int) -> list[int]:

@@ -20,8 +20,8 @@ from vqgan.training.health.diagnosis import (
     diagnose,
 )
 from vqgan.training.health.records import Dump, Record, Records, parse_records
-from vqgan.training.health.remedies import for_asleep, for_collapse, for_nan, for_waiting, for_winning
-from vqgan.training.health.symptoms import SIGN_JUDGES, edges, gradient_growth, tokens_per_batch, worsening
+from vqgan.training.health.remedies import figure, for_asleep, for_collapse, for_nan, for_waiting, for_winning
+from vqgan.training.health.symptoms import SIGN_JUDGES, edges, gradient_growth, patience, tokens_per_batch, worsening
 from vqgan.training.progress import WARN_ABOVE_WAIT_SHARE
 
 GAN_START, RAMP, WATCH = 1000, 200, 400
@@ -48,9 +48,10 @@ HEALTHY_VAL: dict[str, float | None] = {
 MakeConfig = Callable[..., Config]
 
 
-def config_of(make_config: MakeConfig, **loss: Any) -> Config:
+def config_of(make_config: MakeConfig, *, max_steps: int = 10_000, **loss: Any) -> Config:
     return make_config(
-        loss={"gan_start": GAN_START, "ramp_steps": RAMP, "watch_steps": WATCH, "disc_start": 500} | loss
+        loss={"gan_start": GAN_START, "ramp_steps": RAMP, "watch_steps": WATCH, "disc_start": 500} | loss,
+        train={"max_steps": max_steps},
     )
 
 
@@ -95,6 +96,53 @@ def test_the_first_steps_say_nothing(settings: Config, steps: int, state: str) -
 
 def test_nothing_at_all_is_too_early(settings: Config) -> None:
     assert diagnose(Records(), settings).states == ("too early to say",)
+
+
+class TestTheEnd:
+    """A run that has reached train.max_steps is judged by what there is."""
+
+    def test_one_bad_validation_is_enough(self, make_config: MakeConfig) -> None:
+        sick = records_of(1200, train=SURE, val=WORSE)
+        diagnosis = diagnose(sick, config_of(make_config, max_steps=1200))
+        assert diagnosis.states == ("discriminator wins",) and diagnosis.notes == ()
+        diagnosis = diagnose(sick, config_of(make_config, max_steps=1201))
+        assert diagnosis.states == ("too early to say",) and "Look again 100 steps" in diagnosis.notes[0]
+
+    def test_a_dip_that_is_over_is_nothing(self, make_config: MakeConfig) -> None:
+        records = records_of(1400, train=SURE, val=WORSE)
+        val = (*records.val[:-1], Record(1400, HEALTHY_VAL))
+        diagnosis = diagnose(Records(records.train, val), config_of(make_config, max_steps=1400))
+        assert diagnosis.states == ("healthy",) and diagnosis.notes == ()
+
+    def test_fewer_steps_than_are_needed(self, make_config: MakeConfig) -> None:
+        diagnosis = diagnose(records_of(50), config_of(make_config, max_steps=50))
+        assert diagnosis.states == ("healthy",)
+        assert diagnosis.notes == (
+            "The run is over; from fewer than 100 steps not much can be told.",
+            "The run was over before the GAN started (loss.gan_start, step 1,000).",
+        )
+
+    def test_ruined_within_few_steps(self, make_config: MakeConfig) -> None:
+        lpips = [(0, 0.2), (40, 0.2), (80, 0.6)]
+        val = tuple(Record(step, HEALTHY_VAL | {"val/raw/lpips": value}) for step, value in lpips)
+        records = Records(tuple(Record(step, HEALTHY_TRAIN) for step in range(10, 81, 10)), val)
+        settings = {"disc_start": 0, "gan_start": 40, "ramp_steps": 1}
+        assert diagnose(records, config_of(make_config, max_steps=80, **settings)).states == ("worse since gan_start",)
+        assert diagnose(records, config_of(make_config, max_steps=90, **settings)).states == ("too early to say",)
+
+    @pytest.mark.parametrize(
+        ("watch", "end", "expected"), [(400, 10_000, 400), (400, 1801, 400), (400, 1500, 250), (400, 900, 0)]
+    )
+    def test_patience_is_half_of_the_time_left_at_most(
+        self, make_config: MakeConfig, watch: int, end: int, expected: int
+    ) -> None:
+        assert patience(config_of(make_config, watch_steps=watch, max_steps=end)) == expected
+
+    def test_patience_that_the_run_would_not_outlast(self, make_config: MakeConfig) -> None:
+        """Of 1,600 steps after gan_start half are 800, and half of these make it worse for long."""
+        config = config_of(make_config, watch_steps=100_000, max_steps=2600)
+        assert diagnose(records_of(1400, train=SURE, val=WORSE), config).states == ("too early to say",)
+        assert diagnose(records_of(1600, train=SURE, val=WORSE), config).states == ("discriminator wins",)
 
 
 class TestNaN:
@@ -410,6 +458,20 @@ def test_advice_for_nan(make_config: MakeConfig) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(100.0, 2, "100"), (99.7, 2, "100"), (12345.0, 4, "12345"), (0.00033333, 2, "0.00033"), (1e-5, 2, "1e-05"),
+     (1e6, 6, "1000000"), (-1234.5, 3, "-1234"), (1.0, 4, "1"), (1e20, 3, "1e+20")],
+)  # fmt: skip
+def test_figures_have_no_exponent_that_is_not_needed(value: float, digits: int, text: str) -> None:
+    assert figure(value, digits) == text
+
+
+def test_suggested_values_are_rounded_and_written_out(make_config: MakeConfig) -> None:
+    config = config_of(make_config, regularise=RegulariseConfig(r1=12_345.0, r2=1000.0))
+    assert [(change.now, change.to) for change in for_asleep(config)][:2] == [("12345", "1200"), ("1000", "100")]
+
+
 class TestWorsening:
     def test_against_the_newest_validation_at_or_before_gan_start(self) -> None:
         """gan_start falls on no validation: 800 is the one to compare with, not 1,000."""
@@ -445,6 +507,8 @@ class TestRecords:
             self.line(1, "train", 0.5),
             '{"step": 2, "ima',
             "[]",
+            "[" * 100_000,
+            '{"step": 1e999, "split": "train", "values": {}}',
             "7",
             '{"step": 3, "split": "test", "values": {}}',
         ]

@@ -56,6 +56,12 @@ def test_the_report_names_states_numbers_and_settings(sick: Path) -> None:
     assert "    train.lr=0.0001     (now 0.001) large steps are the usual cause" in text
 
 
+def test_steps_are_written_out(sick: Path) -> None:
+    dump = {"step": 123456, "process": 0, "files": [], "values": {"loss/l1": "nan"}}
+    (sick / "not_finite_0.json").write_text(json.dumps(dump), encoding="utf-8")
+    assert "  stopped at step; not finite: loss/l1     123456   healthy: none" in report(sick, examine(sick))
+
+
 def test_json_says_the_same(sick: Path) -> None:
     content = json.loads(as_json(sick, examine(sick)))
     assert (content["run"], content["step"], content["fine"]) == (str(sick), 120, False)
@@ -82,7 +88,46 @@ def test_no_run_folder(tmp_path: Path) -> None:
         examine(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", '{"step": 1, "ima', None])
+def test_parts_of_a_run_folder_name_it(sick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = sick / "checkpoints" / "step_0000100"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.yaml").write_text("{}", encoding="utf-8")
+    (sick / "best").mkdir()
+    for part in (checkpoint, sick / "checkpoints", sick / "best", sick / "metrics.jsonl", sick / "config.yaml"):
+        with pytest.raises(UserError) as caught:
+            examine(part)
+        assert str(caught.value) == f"{part} is a part of a run folder. Give that folder itself: {sick}"
+    monkeypatch.chdir(checkpoint)
+    with pytest.raises(UserError, match=r"^\. is a part of a run folder"):
+        examine(Path())
+
+
+def test_a_run_folder_below_another_is_none_of_its_parts(sick: Path, make_config: Callable[..., Config]) -> None:
+    lines = [line(step, train__loss__total=0.5) for step in range(1, 201)]
+    assert examine(make_folder(sick / "best", make_config(), lines)).step == 200  # whatever it is called
+    with pytest.raises(UserError, match="holds no records yet"):
+        examine(make_folder(sick / "second", make_config(), []))
+
+
+def test_lines_without_any_record(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "run", make_config(), [])
+    for content, lines in ((b"[1]\n\nnull\n", "2 lines"), (b"\x00\xff\n{}\n\x93", "3 lines"), (b"abc", "1 line")):
+        (folder / "metrics.jsonl").write_bytes(content)
+        with pytest.raises(UserError, match=rf"metrics\.jsonl holds {lines}, none readable\."):
+            examine(folder)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "not_finite_0.json"])
+def test_what_cannot_be_read_is_named(sick: Path, name: str) -> None:
+    (sick / name).unlink()
+    (sick / name).mkdir()
+    with pytest.raises(UserError) as caught:
+        examine(sick)
+    assert str(caught.value).startswith(f"{sick / name} cannot be read: Is a directory. Expected a run folder")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"step": 1, "ima', None])
 def test_no_records(make_config: Callable[..., Config], tmp_path: Path, text: str | None) -> None:
     folder = make_folder(tmp_path / "run", make_config(), [])
     (folder / "metrics.jsonl").unlink()
@@ -129,7 +174,9 @@ def test_a_real_run_and_its_watch(
     assert lines[place - 1].startswith("step 8: validation")
     assert "has been more than 0 times its value at loss.gan_start for 2 steps" in lines[place]
     diagnosis = examine(root)
-    assert diagnosis.states == ("too early to say",) and diagnosis.step == 10
+    assert diagnosis.states == ("healthy",) and diagnosis.step == 10
+    assert diagnosis.notes == ("The run is over; from fewer than 100 steps not much can be told.",)
+    assert (root / "warning.txt").read_text(encoding="utf-8") == f"step 8: {lines[place]}\n"
     names = {number.name for number in diagnosis.findings[0].numbers}
     assert {"val/raw/l1", "val/raw/l1 over its value at gan_start", "train/adaptive_weight/gan_share"} <= names
     assert "val/raw/l1" in report(root, diagnosis)

@@ -17,11 +17,13 @@ from vqgan.training.health.symptoms import (
     WORSE_DB,
     Worsening,
     edges,
+    finished,
     gaps,
     gradient_growth,
     last,
     mean,
     median,
+    patience,
     tokens_per_batch,
     worsening,
 )
@@ -115,7 +117,7 @@ def diagnose(records: Records, config: Config, dumps: Sequence[Dump] = ()) -> Di
     waiting = _waiting(records, config)
     found += [waiting] if waiting is not None else []
     if not found:
-        vague = records.step < EARLY_STEPS or _dips(records, config)
+        vague = not finished(records, config) and (records.step < EARLY_STEPS or _dips(records, config))
         found = [Finding("too early to say" if vague else "healthy", _overview(records, config))]
     return Diagnosis(records.step, tuple(found), _notes(records, config, dip=between_players is None))
 
@@ -160,15 +162,16 @@ def _collapsed(records: Records, config: Config) -> Finding | None:
 
 def _gan(records: Records, config: Config) -> Finding | None:
     """What is wrong between the players, once the generator feels the discriminator."""
-    loss = config.loss
+    loss, over = config.loss, finished(records, config)
     start, full = int(loss.gan_start), int(loss.gan_start) + int(loss.ramp_steps)
-    if loss.disc_weight == 0 or records.step <= max(start, EARLY_STEPS):
+    if loss.disc_weight == 0 or records.step <= start or (records.step <= EARLY_STEPS and not over):
         return None
     edge = edges(records, loss.adversarial, after=start)
     gap = gaps(records, after=start)
     pull = mean(records.recent("train/adaptive_weight/gan_share", after=full))
     fall = worsening(records, start)
-    worse = fall is not None and fall.steps > 0 and 2 * fall.steps >= int(loss.watch_steps)
+    long = fall is not None and fall.steps > 0 and 2 * fall.steps >= patience(config)
+    worse = long or (over and fall is not None and fall.now)
     sure = bool(edge) and sum(edge) / len(edge) > SURE_EDGE
     if pull is not None:
         strong = pull > PULL_TOO_HARD
@@ -271,15 +274,19 @@ def _dips(records: Records, config: Config) -> bool:
 def _notes(records: Records, config: Config, *, dip: bool) -> tuple[str, ...]:
     """What to know beside the states; `dip`: a loss of quality has no name yet."""
     notes = []
-    loss, step = config.loss, records.step
+    loss, step, over = config.loss, records.step, finished(records, config)
     start = int(loss.gan_start)
-    if loss.disc_weight > 0 and step <= start:
+    if over and step < EARLY_STEPS:
+        notes.append(f"The run is over; from fewer than {EARLY_STEPS} steps not much can be told.")
+    if over and loss.disc_weight > 0 and step <= start < UNKNOWN:
+        notes.append(f"The run was over before the GAN started (loss.gan_start, step {start:,}).")
+    elif loss.disc_weight > 0 and step <= start:
         when = "at a step that is known after the first checkpoint" if start >= UNKNOWN else f"at step {start:,}"
         notes.append(f"The GAN starts {when}; about the discriminator nothing can be said before.")
     fall = worsening(records, start) if loss.disc_weight > 0 and dip else None
     if fall is not None and fall.now:
         notes.append(
             f"Validation is {fall.ratio:.2f} times as far from the images as at gan_start, {step - start:,} steps ago; "
-            f"a dip is normal and passes. Look again {int(loss.watch_steps):,} steps after it began."
+            f"a dip is normal and passes. Look again {patience(config):,} steps after it began."
         )
     return tuple(notes)

@@ -11,29 +11,61 @@ from vqgan.durations import DURATION_KEYS, parse_duration, to_steps
 from vqgan.errors import UserError
 from vqgan.run_folder import RunFolder
 from vqgan.training.health.diagnosis import UNKNOWN, Diagnosis, Finding, diagnose
-from vqgan.training.health.records import read_dumps, read_records
+from vqgan.training.health.records import count_lines, read_dumps, read_records
+from vqgan.training.health.remedies import figure
 
 
 def examine(root: Path) -> Diagnosis:
     """Diagnose the run in a folder, also while it goes on.
 
     Raises:
-        UserError: no run folder, or one without any record.
+        UserError: no run folder, or one without any record, or one that cannot be read.
     """
     folder = RunFolder(root)
+    try:
+        _require_run(folder)
+        records, dumps = read_records(folder.metrics), read_dumps(root)
+        if not records.train and not records.val and not dumps:
+            raise _no_records(folder)
+        config = plain_steps(load_config(str(folder.config)), images_per_epoch(folder))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root} cannot be read: {error.strerror or error}. Expected a run folder as `vqgan "
+            f"train` leaves it: put right what stands there, or give another folder."
+        ) from None
+    return diagnose(records, config, dumps)
+
+
+def _require_run(folder: RunFolder) -> None:
+    """Raise a UserError for what is no run folder; it names the one above, if `folder` is a part of that."""
+    for above in map(RunFolder, folder.root.absolute().parents[:3]):
+        if _holds(above, folder) and not folder.metrics.exists():
+            raise UserError(f"{folder.root} is a part of a run folder. Give that folder itself: {above.root}")
     if not folder.config.is_file():
         raise UserError(
-            f"{root} is no run folder: it has no config.yaml. Give the folder that `vqgan train` names at its start "
-            f"(run.dir), such as runs/demo."
+            f"{folder.root} is no run folder: it has no config.yaml. Give the folder that `vqgan train` names at its "
+            f"start (run.dir), such as runs/demo."
         )
-    records, dumps = read_records(folder.metrics), read_dumps(root)
-    if not records.train and not records.val and not dumps:
-        raise UserError(
-            f"{folder.metrics} holds no records yet. The first ones come with the first update; if the run is not "
-            f"going on, start it with `vqgan train`."
+
+
+def _holds(run: RunFolder, part: RunFolder) -> bool:
+    """Whether `part` is one of the files and folders that a run makes in `run`, or lies in one."""
+    parts = (run.checkpoints, run.best, run.tensorboard, run.samples, run.metrics, run.config)
+    root = part.root.absolute()
+    return run.config.is_file() and not {root, *root.parents}.isdisjoint(parts)
+
+
+def _no_records(folder: RunFolder) -> UserError:
+    lines = count_lines(folder.metrics)
+    if lines:
+        return UserError(
+            f"{folder.metrics} holds {lines:,} line{'s' * (lines > 1)}, none readable. Expected a JSON object per line "
+            f"with step, split and values, as `vqgan train` writes them: put a sound copy there, or train again."
         )
-    config = plain_steps(load_config(str(folder.config)), images_per_epoch(folder))
-    return diagnose(records, config, dumps)
+    return UserError(
+        f"{folder.metrics} holds no records yet. The first ones come with the first update; if the run is not going "
+        f"on, start it with `vqgan train`."
+    )
 
 
 def images_per_epoch(folder: RunFolder) -> int | None:
@@ -104,7 +136,7 @@ def _paragraph(finding: Finding) -> list[str]:
     width = max((len(number.name) for number in finding.numbers), default=0)
     lines: list[str] = [finding.state]
     for number in finding.numbers:
-        value = "-" if number.value is None else f"{number.value:.4g}"
+        value = "-" if number.value is None else figure(number.value, 4)
         healthy = f"   healthy: {number.healthy}" if number.healthy else ""
         lines.append(f"  {number.name:<{width}}  {value:>9}{healthy}".rstrip())
     if finding.changes:

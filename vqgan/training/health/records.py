@@ -12,6 +12,8 @@ from typing import Any
 
 MEASURES = ("psnr", "ssim", "usage", "perplexity", "rfid", "is")
 """What validation reports beside the distance that chooses the best model."""
+NO_RECORD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading an entry raises if it is none; the last two: a step of 1e999, and brackets without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def parse_records(lines: Iterable[str]) -> Records:
             entry = json.loads(line)
             split, step, values = entry["split"], int(entry["step"]), entry["values"]
             found[split][step] = Record(step, {tag: _number(value) for tag, value in values.items()})
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except NO_RECORD:
             continue
     train, val = (tuple(found[split][step] for step in sorted(found[split])) for split in ("train", "val"))
     return Records(train, val)
@@ -95,6 +97,14 @@ def read_records(path: Path) -> Records:
     return parse_records(path.read_text(encoding="utf-8", errors="replace").splitlines())
 
 
+def count_lines(path: Path) -> int:
+    """Lines of a metrics.jsonl that are not empty, without a record at the end that is not yet written whole."""
+    if not path.exists():
+        return 0
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return sum(bool(line.strip()) for line in lines) + (bool(rest.strip()) and not rest.startswith("{"))
+
+
 def read_dumps(root: Path) -> tuple[Dump, ...]:
     """The dumps that stopped a run, of all processes, in a run folder; unreadable ones are passed over."""
     dumps = []
@@ -103,7 +113,7 @@ def read_dumps(root: Path) -> tuple[Dump, ...]:
             entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             tags = (tag for tag, text in entry["values"].items() if not math.isfinite(float(text)))
             dumps.append(Dump(int(entry["step"]), tuple(tags)))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except NO_RECORD:
             continue
     return tuple(dumps)
 

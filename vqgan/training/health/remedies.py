@@ -23,13 +23,13 @@ class Change(NamedTuple):
 def for_nan(config: Config) -> tuple[Change, ...]:
     """Smaller steps, then more exact ones, then the GAN."""
     train, loss = config.train, config.loss
-    changes = [Change("train.lr", f"{train.lr:g}", _round(train.lr / 10), "large steps are the usual cause")]
+    changes = [Change("train.lr", _text(train.lr), _round(train.lr / 10), "large steps are the usual cause")]
     if train.precision != "fp32":
         changes.append(Change("train.precision", train.precision, "fp32", "shows whether rounding is the cause"))
     if train.clip_norm is None or train.clip_norm > 1:
         changes.append(Change("train.clip_norm", _text(train.clip_norm), "1.0", "bounds what one bad batch can do"))
     if loss.disc_weight > 0:
-        changes.append(Change("loss.disc_weight", f"{loss.disc_weight:g}", "0", "shows whether the GAN is the cause"))
+        changes.append(Change("loss.disc_weight", _text(loss.disc_weight), "0", "shows whether the GAN is the cause"))
     return tuple(changes[:MOST_CHANGES])
 
 
@@ -37,7 +37,7 @@ def for_collapse(config: Config) -> tuple[Change, ...]:
     """Bring dead codes back, start them on the data, and search where distances mean something."""
     quantizer = config.model.quantizer
     if quantizer.name != "vq":
-        return (Change("train.lr", f"{config.train.lr:g}", _round(config.train.lr / 3), "lets the codes keep up"),)
+        return (Change("train.lr", _text(config.train.lr), _round(config.train.lr / 3), "lets the codes keep up"),)
     args, key = quantizer.args, "model.quantizer.args"
     changes = []
     if args.get("reseed_every") == 0:
@@ -50,7 +50,7 @@ def for_collapse(config: Config) -> tuple[Change, ...]:
     if "codebook_dim" not in args or args["codebook_dim"] > 32:
         now = str(args.get("codebook_dim") or "256")
         changes.append(Change(f"{key}.codebook_dim", now, "8", "few dimensions leave no code far from everything"))
-    changes.append(Change("train.lr", f"{config.train.lr:g}", _round(config.train.lr / 3), "lets the codes keep up"))
+    changes.append(Change("train.lr", _text(config.train.lr), _round(config.train.lr / 3), "lets the codes keep up"))
     return tuple(changes[:MOST_CHANGES])
 
 
@@ -65,11 +65,11 @@ def for_winning(config: Config, *, pull: float | None) -> tuple[Change, ...]:
     disc_lr = train.disc_lr or train.lr
     faster = disc_lr > train.lr
     calm = Change(
-        "train.disc_lr", f"{disc_lr:g}", _round(min(disc_lr, train.lr) / 4), "gives the generator time to follow"
+        "train.disc_lr", _text(disc_lr), _round(min(disc_lr, train.lr) / 4), "gives the generator time to follow"
     )
-    cap = Change("loss.max_weight", f"{loss.max_weight:g}", "1", "caps the pull of the GAN where it explodes")
+    cap = Change("loss.max_weight", _text(loss.max_weight), "1", "caps the pull of the GAN where it explodes")
     weight = loss.disc_weight * min(0.5, 0.2 / pull if pull else 0.5)
-    less = Change("loss.disc_weight", f"{loss.disc_weight:g}", _round(weight), "lessens the pull of the GAN")
+    less = Change("loss.disc_weight", _text(loss.disc_weight), _round(weight), "lessens the pull of the GAN")
     start, ramp = int(loss.gan_start), int(loss.ramp_steps)
     if ramp < LONG_RAMP:
         slower = Change("loss.ramp_steps", str(ramp), str(max(LONG_RAMP, 2 * ramp)), "lets the GAN in slowly")
@@ -87,14 +87,14 @@ def for_asleep(config: Config) -> tuple[Change, ...]:
     disc_lr = train.disc_lr or train.lr
     changes = []
     if loss.regularise.label_noise > 0:
-        now = f"{loss.regularise.label_noise:g}"
+        now = _text(loss.regularise.label_noise)
         changes.append(Change("loss.regularise.label_noise", now, "0", "it is told wrong labels"))
     for name in ("r1", "r2", "gradient_penalty", "lecam"):
         value = getattr(loss.regularise, name)
         if value > 0:
-            changes.append(Change(f"loss.regularise.{name}", f"{value:g}", _round(value / 10), "it is held back"))
+            changes.append(Change(f"loss.regularise.{name}", _text(value), _round(value / 10), "it is held back"))
     wanted = train.lr if disc_lr < train.lr / 4 else 2 * disc_lr
-    changes.append(Change("train.disc_lr", f"{disc_lr:g}", _round(wanted), "lets it learn faster"))
+    changes.append(Change("train.disc_lr", _text(disc_lr), _round(wanted), "lets it learn faster"))
     start, gan_start = int(loss.disc_start), int(loss.gan_start)
     if gan_start // 2 < start <= gan_start:
         changes.append(Change("loss.disc_start", str(start), str(gan_start // 2), "gives it longer to warm up"))
@@ -121,10 +121,16 @@ def for_waiting(config: Config, *, step_ms: float, wait_ms: float) -> tuple[Chan
     return tuple(changes)
 
 
+def figure(value: float, digits: int) -> str:
+    """`digits` significant ones; large numbers as whole ones, without an exponent: 100, not 1e+02."""
+    short = f"{value:.{digits}g}"
+    return f"{value:.0f}" if 10**digits <= abs(float(short)) < 1e15 else short
+
+
 def _round(value: float) -> str:
     """Two significant digits."""
-    return f"{value:.2g}"
+    return figure(float(f"{value:.2g}"), 2)
 
 
-def _text(value: object) -> str:
-    return "null" if value is None else f"{value:g}"
+def _text(value: float | None) -> str:
+    return "null" if value is None else figure(value, 6)

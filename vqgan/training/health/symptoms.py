@@ -92,6 +92,17 @@ def gradient_growth(records: Records, gan_start: int) -> float | None:
     return None if then is None or now is None or then <= 0 else now / then
 
 
+def patience(config: Config) -> int:
+    """How long a loss of quality may last, in steps: loss.watch_steps, but half of what follows gan_start at most."""
+    loss = config.loss
+    return min(int(loss.watch_steps), max(0, int(config.train.max_steps) - int(loss.gan_start)) // 2)
+
+
+def finished(records: Records, config: Config) -> bool:
+    """Whether the records reach train.max_steps: there is nothing to wait for."""
+    return records.step >= int(config.train.max_steps)
+
+
 def tokens_per_batch(config: Config) -> int:
     """Vectors that one update quantizes."""
     side = config.data.image_size // 2 ** (len(config.model.ch_mult) - 1)
