@@ -17,6 +17,7 @@ from accelerate import PartialState
 from vqgan.allocator import keep_freed_memory
 from vqgan.data.keys import quoted
 from vqgan.errors import UserError
+from vqgan.process_group import leave_at_exit
 
 Item = TypeVar("Item")
 
@@ -88,6 +89,7 @@ def open_team(device: str) -> Team:
     if place.type == "cpu":
         keep_freed_memory()
     state = PartialState(cpu=place.type == "cpu")
+    leave_at_exit()
     if state.num_processes > 1 and place.type == "cuda" and device in ("auto", "cuda"):
         place = state.device
     return Team(place, state.process_index, state.num_processes)

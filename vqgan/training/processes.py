@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vqgan.errors import UserError
+from vqgan.process_group import leave_at_exit
 
 Result = TypeVar("Result")
 TIMEOUT_MINUTES = 60  # long enough for one process to write a large checkpoint while the others wait
@@ -52,6 +53,7 @@ def make_accelerator(device: str, precision: Literal["fp32", "bf16", "fp16"]) ->
         mixed_precision="no",  # autocast is entered by the trainer, around the networks only
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=TIMEOUT_MINUTES))],
     )
+    leave_at_exit()
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32.")
     return accelerator
