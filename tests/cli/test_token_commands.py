@@ -18,8 +18,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     for name in ("encode", "decode"):
         module = ModuleType(f"vqgan.inference.{name}")
-        module.Options = dict  # type: ignore[attr-defined]  # a stand-in
-        setattr(module, name, lambda *args: seen.append(args) or 5)  # type: ignore[func-returns-value]
+        module.Options = dict  # type: ignore[attr-defined]  # a stand-in module has no names yet
+        setattr(module, name, lambda *args: seen.append(args) or 5)  # type: ignore[func-returns-value]  # append gives None, so 5 is returned
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return seen
 

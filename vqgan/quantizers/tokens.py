@@ -4,6 +4,7 @@ Shapes: z (B, D, h, w); indices (B, h, w) int64 in [0, K); vectors (N, D) with N
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ MAX_CODES = 2**24
 """Hits are counted per code, and float32 counts exactly up to here."""
 
 
-class TokenQuantizer(nn.Module):
+class TokenQuantizer(nn.Module, ABC):
     """Base of a quantizer that gives each vector one index. A subclass adds `forward`, `encode` and `decode`.
 
     As it stands here nothing starts from data, nothing is re-seeded, and `update` only counts. A subclass whose codes
@@ -68,17 +69,17 @@ class TokenQuantizer(nn.Module):
             usage_window=usage_window,
         )
 
+    @abstractmethod
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z (B, D, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, z: Tensor) -> Tensor:
         """Indices (B, h, w) of z (B, D, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, indices: Tensor) -> Tensor:
         """z_q (B, D, h, w) of indices (B, h, w)."""
-        raise NotImplementedError
 
     @property
     def bits_per_token(self) -> float:
