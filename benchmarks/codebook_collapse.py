@@ -89,8 +89,8 @@ def run(case: Case, train: Tensor, val: Tensor, *, seed: int) -> tuple[float, fl
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         update = quantizer.update(z.detach(), out.indices, step=step, seed=seed, max_steps=case.steps)
-        if update.replaced is not None:
-            reset_moments(optimizer, quantizer.embedding.weight, update.replaced)
+        if update.replaced:
+            reset_moments(optimizer, quantizer.embedding.weight, update.replaced["embedding.weight"])
     with torch.no_grad():
         indices = quantizer.encode(encoder(val))
         error = F.mse_loss(decoder(quantizer.decode(indices)), val)

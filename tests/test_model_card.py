@@ -12,6 +12,7 @@ import yaml
 from vqgan.errors import UserError
 from vqgan.model import VQGAN
 from vqgan.model_card import is_card, model_card
+from vqgan.quantizers.vq import VectorQuantizer
 
 ARGS: dict[str, Any] = {
     "channels": 1,
@@ -34,8 +35,7 @@ def card() -> Callable[..., str]:
             "name": "release",
             "args": {**ARGS, "variant": "taming"},
             "stride": 2,
-            "codebook_size": 8,
-            "codebook_dim": 4,
+            "quantizer": VectorQuantizer(8, 4),
             "parameters": 123_456,
             "bits": 48.0,
             "metadata": {},

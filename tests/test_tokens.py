@@ -204,8 +204,8 @@ def change(folder: Path, **values: Any) -> None:
 
 def test_a_newer_version(make: Make) -> None:
     folder = make(1)
-    change(folder, schema_version=2)
-    with pytest.raises(UserError, match="has schema_version 2; this version of vqgan reads 1"):
+    change(folder, schema_version=3)
+    with pytest.raises(UserError, match="has schema_version 3; this version of vqgan reads 1 and 2"):
         TokenDataset(folder)
 
 

@@ -35,6 +35,7 @@ from vqgan.pretrained import (
 )
 from vqgan.quantizers import QUANTIZERS
 from vqgan.quantizers.base import QuantizerOutput
+from vqgan.quantizers.grids import Indices, Latents, to_int64
 
 __all__ = ["VQGAN", "VQGANOutput", "evaluating", "load_weights", "pad_to_stride", "read_weights"]
 
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 class VQGANOutput(NamedTuple):
     recon: Tensor  # (B, C, H, W), linear: not clamped to [-1, 1]
     quantized: QuantizerOutput
-    z: Tensor  # (B, D, h, w), encoder vectors before quantization, detached
+    z: Latents  # (B, D, h, w), encoder vectors before quantization, detached
     features: Tensor  # (B, ch, H, W), what the last layer saw, detached
 
 
@@ -111,7 +112,7 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(**shape)
         name, args = _quantizer_part(**(quantizer or {"name": "vq"}))
         self.quantize: Any = QUANTIZERS[name](**args)  # a Quantizer, with a codebook or without
-        self.quant_conv = nn.Conv2d(z_channels, self.quantize.codebook_dim, 1)
+        self.quant_conv = nn.Conv2d(z_channels, self.quantize.in_channels, 1)
         self.post_quant_conv = nn.Conv2d(self.quantize.codebook_dim, z_channels, 1)
         self._config = shape | {"quantizer": {"name": name, "args": args}}
         self._origin: Origin | None = None
@@ -132,8 +133,8 @@ class VQGAN(nn.Module):
         return self.quantize.codebook_size
 
     def bits_per_image(self, height: int, width: int) -> float:
-        """Bits that the indices of a height x width image take: h * w * log2(K), both sides rounded up to tokens."""
-        return math.ceil(height / self.stride) * math.ceil(width / self.stride) * math.log2(self.codebook_size)
+        """Bits that the indices of a height x width image take: h * w * log2(K) for one grid, sides rounded up."""
+        return self.quantize.bits(math.ceil(height / self.stride), math.ceil(width / self.stride))
 
     def weights_hash(self) -> str:
         """SHA-256, in hex, of weights and architecture; see `vqgan.pretrained.hash_weights`.
@@ -182,21 +183,14 @@ class VQGAN(nn.Module):
         """Reconstructions (B, C, h * stride, w * stride) of quantized vectors (B, D, h, w); linear, not clamped."""
         return self.decoder(self.post_quant_conv(z_q)).recon
 
-    def decode_indices(self, indices: Tensor) -> Tensor:
+    def decode_indices(self, indices: Indices) -> Tensor:
         """Reconstructions (B, C, h * stride, w * stride) of indices (B, h, w) in [0, K); linear, not clamped.
 
         Raises:
-            UserError: not three dimensions of integers in [0, K).
+            UserError: other shapes than `encode` gives, no integers, or a value outside [0, K).
         """
-        if indices.ndim != 3 or indices.is_floating_point() or indices.numel() == 0:
-            raise UserError(f"indices are {tuple(indices.shape)} {indices.dtype}; expected (B, h, w) of int64.")
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= self.quantize.codebook_size:
-            raise UserError(
-                f"indices run from {low} to {high}; this model has {self.quantize.codebook_size} codes, so 0 to "
-                f"{self.quantize.codebook_size - 1}. Were they made with another model?"
-            )
-        return self.decode(self.quantize.decode(indices.long()))
+        self.quantize.check_indices(indices)
+        return self.decode(self.quantize.decode(to_int64(indices)))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -299,8 +293,7 @@ class VQGAN(nn.Module):
                 name=name,
                 args=self._config,
                 stride=self.stride,
-                codebook_size=self.codebook_size,
-                codebook_dim=self.quantize.codebook_dim,
+                quantizer=self.quantize,
                 parameters=sum(parameter.numel() for parameter in self.parameters()),
                 bits=self.bits_per_image(size, size),
                 metadata=known,

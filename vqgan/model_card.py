@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.quantizers.base import Quantizer
 
 README = "README.md"
 
@@ -29,10 +30,10 @@ tags:
 - vector-quantization
 ---
 
-# VQGAN image tokenizer
+# VQGAN image {noun}
 
-A convolutional autoencoder with a discrete bottleneck (VQGAN, [arXiv:2012.09841](https://arxiv.org/abs/2012.09841)).
-It turns an image into a grid of whole numbers, its tokens, and a grid of tokens into an image.
+A convolutional autoencoder with a {kind} bottleneck (VQGAN, [arXiv:2012.09841](https://arxiv.org/abs/2012.09841)).
+It turns an image into {what}, and back into an image.
 
 ## Use
 
@@ -43,9 +44,7 @@ from vqgan import VQGAN
 model = VQGAN.from_pretrained({name})
 images = torch.rand(1, {channels}, {size}, {size}) * 2 - 1  # (B, C, H, W) in [-1, 1]: take your own
 with torch.no_grad():
-    indices = model.encode(images).indices  # (B, h, w) int64
-    recon = model.decode_indices(indices).clamp(-1, 1)  # (B, C, H, W)
-print(indices.shape, recon.shape)
+{example}
 ```
 
 Images are floating-point numbers in [-1, 1]: 8-bit pixels are divided by 127.5, less 1. Loading takes torch and
@@ -74,8 +73,7 @@ def model_card(
     name: str,
     args: Mapping[str, Any],
     stride: int,
-    codebook_size: int,
-    codebook_dim: int,
+    quantizer: Quantizer,
     parameters: int,
     bits: float,
     metadata: Mapping[str, Any],
@@ -87,7 +85,7 @@ def model_card(
     Args:
         name: what `from_pretrained` takes, for the example: a folder or an id on the hub.
         args: constructor arguments of the model.
-        stride: pixels per token.   codebook_size: K.   codebook_dim: D.   parameters: their count.
+        stride: pixels per token.   quantizer: of the model.   parameters: their count.
         bits: that the indices of an image of the trained size take.
         metadata: of the export; any JSON. Known keys: weights, step, chosen_by, validation (tag to number).
         sha256: of model.safetensors.
@@ -99,14 +97,16 @@ def model_card(
     if license is not None and not re.fullmatch(r"[\w.+-]+", license, re.ASCII):
         raise UserError(f"license is {license!r}; expected an identifier such as 'mit' or 'cc-by-4.0'.")
     channels, size = args["channels"], args["image_size"]
+    grids = quantizer.grids(size // stride, size // stride)
+    tokens = " + ".join(" x ".join(map(str, grid)) for grid in grids) or "none"
     rows = {
         "variant": f"{args['variant']}, quantizer `{args['quantizer']['name']}`",
         "image channels": f"{channels}, values in [-1, 1]",
         "stride": f"{stride} pixels",
-        "codebook_size": f"{codebook_size:,}",
-        "codebook_dim": f"{codebook_dim}",
+        "codebook_size": " + ".join(f"{size:,}" for size in quantizer.codebook_sizes) or "none",
+        "codebook_dim": f"{quantizer.codebook_dim}",
         "parameters": f"{parameters:,}",
-        "tokens per image": f"{size // stride} x {size // stride} at {size} x {size} pixels",
+        "tokens per image": f"{tokens} at {size} x {size} pixels",
         "bits per image": f"{bits:,.10g} at {size} x {size} pixels",
     }
     text = _TEXT.format(
@@ -114,12 +114,36 @@ def model_card(
         name=json.dumps(name, ensure_ascii=False),
         channels=channels,
         size=size,
+        **_words(quantizer, len(grids)),
         architecture=_table(("", ""), rows),
         training=_training(metadata),
         limits="\n".join(f"- {limit}" for limit in _limits(metadata, size)),
         sha256=sha256,
     )
     return text + _MARK.format(_digest(text))
+
+
+def _words(quantizer: Quantizer, grids: int) -> dict[str, str]:
+    """What differs between bottlenecks."""
+    if not quantizer.discrete:
+        return {
+            "noun": "autoencoder",
+            "kind": "continuous",
+            "what": "a grid of vectors, its latent",
+            "example": "    z = model.encode(images).z_q  # (B, D, h, w)\n"
+            "    recon = model.decode(z).clamp(-1, 1)  # (B, C, H, W)\n"
+            "print(z.shape, recon.shape)",
+        }
+    books = "q, " if len(quantizer.codebook_sizes) > 1 else ""
+    form = "int64 tensors, the coarsest first" if grids > 1 else f"(B, {books}h, w) int64"
+    return {
+        "noun": "tokenizer",
+        "kind": "discrete",
+        "what": f"{'grids' if grids > 1 else 'a grid'} of whole numbers, its tokens",
+        "example": f"    indices = model.encode(images).indices  # {form}\n"
+        "    recon = model.decode_indices(indices).clamp(-1, 1)  # (B, C, H, W)\n"
+        f"print({'[grid.shape for grid in indices]' if grids > 1 else 'indices.shape'}, recon.shape)",
+    }
 
 
 def is_card(path: Path) -> bool:

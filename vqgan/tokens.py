@@ -1,7 +1,8 @@
 """Folders of tokens: the format that `encode` writes, and a dataset for those who learn from it.
 
     manifest.json              how the tokens were made, and the files with their sizes and SHA-256; docs/tokens.md
-    tokens_00000.safetensors   "indices": (N, h, w), or (N, views, h, w), ids 0..K-1 in the smallest dtype
+    tokens_00000.safetensors   "indices": (N, h, w), or (N, views, h, w), ids 0..K-1 in the smallest dtype;
+                               (N, q, h, w) with q books, and (N, L) with several grids, one after another
     tokens_00000.json          in the same order: names, positions in the source, labels, captions, documents; bad files
 
 Until all is done the manifest is called manifest.partial.json. JSON is ASCII with sorted keys; bytes of a name that are
@@ -24,9 +25,12 @@ from torch.utils.data import Dataset
 
 from vqgan.data.keys import Keys, quoted
 from vqgan.errors import UserError
+from vqgan.quantizers.grids import Indices, Shape, unpack
 from vqgan.store import read_json, temporary_name
 
-KIND, SCHEMA_VERSION = "vqgan tokens", 1
+KIND = "vqgan tokens"
+PLAIN, STRUCTURED = 1, 2
+"""Values of schema_version: one grid (h, w); several books or grids, which older versions of vqgan cannot read."""
 MANIFEST, PARTIAL = "manifest.json", "manifest.partial.json"
 ORDER = "raster: row by row from the top left"
 DTYPES = {"uint8": 2**8, "uint16": 2**16, "int32": 2**31}
@@ -147,12 +151,13 @@ def read_token_manifest(folder: Path, *, partial: bool = False) -> dict[str, Any
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise UserError(f"{quoted(path)} is no manifest of tokens. Expected a folder that `encode` wrote.")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    if manifest.get("schema_version") not in (PLAIN, STRUCTURED):
         raise UserError(
             f"{quoted(path)} has schema_version {manifest.get('schema_version')}; this version of vqgan reads "
-            f"{SCHEMA_VERSION}. Update with: pip install -U vqgan-toolkit"
+            f"{PLAIN} and {STRUCTURED}. Update with: pip install -U vqgan-toolkit"
         )
     expected = {"schema_version", "kind", "grid", "dtype", "codebook_size", "views", "classes", "shards", "images"}
+    expected |= {"grids", "codebook_sizes"} if manifest["schema_version"] == STRUCTURED else set()
     missing = sorted(expected - set(manifest))
     if missing or manifest["dtype"] not in DTYPES:
         raise UserError(f"{quoted(path)} is damaged: {', '.join(missing) or 'its dtype'} is missing. {_AGAIN}")
@@ -200,7 +205,7 @@ def read_details(folder: Path, entry: Mapping[str, Any]) -> Details:
 
 
 def map_tokens(folder: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any]) -> Tokens:
-    """Tokens of a shard, (N, views, h, w), as a read-only map of the file (safetensors format, version 0.4).
+    """Tokens of a shard, (N, views, *grid), as a read-only map of the file (safetensors format, version 0.4).
 
     Raises:
         UserError: the file is not what the manifest says.
@@ -220,18 +225,19 @@ def map_tokens(folder: Path, manifest: Mapping[str, Any], entry: Mapping[str, An
     last = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if header != {"dtype": TYPE_CODES[dtype], "shape": shape, "data_offsets": [0, last]}:
         raise UserError(f"{quoted(path)} does not hold 'indices' of shape {shape} and type {dtype}. {_AGAIN}")
-    four = (entry["count"], manifest["views"]["count"], *manifest["grid"])
+    with_views = (entry["count"], manifest["views"]["count"], *manifest["grid"])
     if not entry["count"]:
-        return np.zeros(four, dtype)  # nothing cannot be mapped
+        return np.zeros(with_views, dtype)  # nothing cannot be mapped
     little = np.dtype(dtype).newbyteorder("<")
-    return np.memmap(path, little, "r", offset=8 + length, shape=four)
+    return np.memmap(path, little, "r", offset=8 + length, shape=with_views)
 
 
 class TokenDataset(Dataset[dict[str, Any]]):
     """Tokens of a folder that `encode` wrote, for training a second stage.
 
     Item i is view i % views of image i // views: {"indices": (h, w) int64, "name": str}, with "label" (int, -1 where
-    this image has none) and "caption" (str, "" where it has none) if any image has one. Files are mapped when first
+    this image has none) and "caption" (str, "" where it has none) if any image has one. "indices" are (q, h, w) of a
+    model with q books, and a tuple of grids, the coarsest first, of one with several. Files are mapped when first
     used, in each process anew, so loader processes may be forked or spawned.
 
     Args:
@@ -277,7 +283,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"item {index} of {len(self)}")
         image, view = divmod(index, self.views)
         item: dict[str, Any] = {
-            "indices": torch.from_numpy(self.tokens(image)[view].astype(np.int64)),
+            "indices": self.indices(image, view),
             "name": self._names[image],
         }
         if self._labels is not None:
@@ -305,10 +311,14 @@ class TokenDataset(Dataset[dict[str, Any]]):
         return int(self.manifest["codebook_size"])
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w): tokens of an image, row by row from the top left."""
-        height, width = self.manifest["grid"]
-        return height, width
+    def grid(self) -> Shape:
+        """Of an image's tokens as they lie on the disk: (h, w), row by row from the top left, (q, h, w) or (L,)."""
+        return tuple(self.manifest["grid"])
+
+    @property
+    def grids(self) -> tuple[Shape, ...]:
+        """Shapes of an image's grids of tokens, the coarsest first."""
+        return tuple(tuple(grid) for grid in self.manifest.get("grids", [self.manifest["grid"]]))
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -320,8 +330,13 @@ class TokenDataset(Dataset[dict[str, Any]]):
         """Key of an image in the source of `encode`."""
         return self._names[image]
 
+    def indices(self, image: int, view: int = 0) -> Indices:
+        """(h, w) int64 of one view of an image, (q, h, w), or a tuple of grids."""
+        packed = torch.from_numpy(self.tokens(image)[view].astype(np.int64))
+        return packed if len(self.grids) == 1 else tuple(grid[0] for grid in unpack(packed[None], self.grids))
+
     def tokens(self, image: int) -> Tokens:
-        """(views, h, w) ids of an image as they lie on the disk."""
+        """(views, h, w) ids of an image as they lie on the disk, or of another `grid`."""
         shard = int(np.searchsorted(self._starts, image, side="right")) - 1
         if shard not in self._maps:
             self._maps[shard] = map_tokens(self.folder, self.manifest, self.manifest["shards"][shard])

@@ -28,6 +28,7 @@ from vqgan.inference.evaluate import Options, evaluate
 from vqgan.inference.reconstruct import Options as ReconstructOptions
 from vqgan.inference.reconstruct import reconstruct
 from vqgan.model import VQGAN
+from vqgan.quantizers.vq import VectorQuantizer
 
 Paint = Callable[..., np.ndarray]
 PLAIN = "psnr,ssim,usage"
@@ -121,7 +122,7 @@ def test_histogram_by_hand() -> None:
     assert [part["codes"] for part in bins] == [1, 1, 0, 1, 2, 2, 0, 0]
     assert [part["from"] for part in bins] == [None, 0.125, 0.25, 0.5, 1, 2, 4, 8]
     assert [part["below"] for part in bins] == [0.125, 0.25, 0.5, 1, 2, 4, 8, None]
-    counts = CodeCounts(8)
+    counts = CodeCounts(VectorQuantizer(8, 2))
     assert counts.entry()["perplexity"] is None and counts.entry()["unused"] == 8
 
 

@@ -45,8 +45,8 @@ def run(rank: int, processes: int, learning: Any) -> dict[str, Tensor]:
                 weight.grad /= processes
             optimizer.step()
         update = quantizer.update(z, out.indices, step=step, seed=0, max_steps=STEPS)
-        if optimizer is not None and update.replaced is not None:
-            reset_moments(optimizer, weight, update.replaced)
+        if optimizer is not None and update.replaced:
+            reset_moments(optimizer, weight, update.replaced["embedding.weight"])
         books.append(weight.detach().clone())
         reseeded.append(update.logs["reseeded"])
         perplexities.append(update.logs["perplexity"])

@@ -41,8 +41,8 @@ def usage_after_training(reseed_every: int) -> float:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         update = quantizer.update(z.detach(), out.indices, step=step, seed=0, max_steps=STEPS)
-        if update.replaced is not None:
-            reset_moments(optimizer, quantizer.embedding.weight, update.replaced)
+        if update.replaced:
+            reset_moments(optimizer, quantizer.embedding.weight, update.replaced["embedding.weight"])
     with torch.no_grad():
         z = encoder(points(0, 32 * SIZE)).T.reshape(1, DIM, 32, SIZE)
     return float((count_hits(quantizer.encode(z), SIZE) > 0).float().mean())

@@ -37,7 +37,7 @@ def test_counts_by_hand() -> None:
     quantizer = Counting(4, 2, usage_window=2)
     z = torch.zeros(1, 2, 1, 4)
     update = quantizer.update(z, torch.tensor([[[0, 0, 1, 1]]]), step=0, seed=0, max_steps=10)
-    assert update.replaced is None
+    assert not update.replaced
     assert float(update.logs["perplexity"]) == pytest.approx(2) and float(update.logs["usage"]) == 0.5
     update = quantizer.update(z, torch.tensor([[[2, 2, 2, 2]]]), step=1, seed=0, max_steps=10)
     assert float(update.logs["perplexity"]) == pytest.approx(1) and float(update.logs["usage"]) == 0.75

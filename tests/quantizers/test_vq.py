@@ -275,8 +275,8 @@ def test_reseeded_rows_are_vectors_that_win_at_once(draw: Draw, learning: str) -
     quantizer, z = collapsed(learning=learning, reseed_max_share=0.5), draw(2, 4, 4, 4)
     before = quantizer.embedding.weight.detach().clone()
     result = update(quantizer, z, step=9)
-    assert result.replaced is not None
-    replaced, rows = result.replaced, quantizer.embedding.weight
+    assert result.replaced
+    replaced, rows = result.replaced["embedding.weight"], quantizer.embedding.weight
     assert replaced.tolist() == [True] * 3 + [False] + [True] * 5 + [False] * 7  # half of 16, the lowest first
     drawn = [(vectors_of(z) == row).all(1).nonzero().item() for row in rows[replaced]]  # bit for bit
     assert len(set(drawn)) == 8
@@ -299,29 +299,31 @@ def test_a_reseeded_row_survives_the_optimizer(draw: Draw) -> None:
         (quantizer.embedding.weight**2).sum().backward()
         optimizer.step()
     result = update(quantizer, z, step=9)
-    assert result.replaced is not None
-    reset_moments(optimizer, quantizer.embedding.weight, result.replaced)
+    assert result.replaced
+    reset_moments(optimizer, quantizer.embedding.weight, result.replaced["embedding.weight"])
     rows = quantizer.embedding.weight.detach().clone()
     optimizer.zero_grad()
     (0.0 * quantizer.embedding.weight).sum().backward()
     optimizer.step()
-    assert torch.equal(quantizer.embedding.weight[result.replaced], rows[result.replaced])
+    replaced = result.replaced["embedding.weight"]
+    assert torch.equal(quantizer.embedding.weight[replaced], rows[replaced])
 
 
 def test_cosine_reseeds_with_unit_vectors(draw: Draw) -> None:
     quantizer, z = build(distance="cosine", reseed_every=1, reseed_max_share=1.0), draw(2, 4, 4, 4)
     quantizer.health.hit_rate.zero_()
     result = update(quantizer, z)
-    assert result.replaced is not None and result.replaced.any()
-    rows = quantizer.embedding.weight[result.replaced]
+    replaced = result.replaced["embedding.weight"]
+    assert replaced.any()
+    rows = quantizer.embedding.weight[replaced]
     assert torch.allclose(rows.norm(dim=1), torch.ones(len(rows)))
-    assert set(result.replaced.nonzero().flatten().tolist()) <= set(quantizer.encode(z).flatten().tolist())
+    assert set(replaced.nonzero().flatten().tolist()) <= set(quantizer.encode(z).flatten().tolist())
 
 
 def test_fewer_vectors_than_dead_entries(draw: Draw) -> None:
     quantizer, z = collapsed(reseed_max_share=1.0), draw(1, 4, 1, 3)
     result = update(quantizer, z, step=9)
-    assert result.replaced is not None and int(result.replaced.sum()) == 3
+    assert int(result.replaced["embedding.weight"].sum()) == 3
 
 
 def test_between_events_after_the_stop_and_frozen_nothing_is_replaced(draw: Draw) -> None:
@@ -332,7 +334,7 @@ def test_between_events_after_the_stop_and_frozen_nothing_is_replaced(draw: Draw
         cases = [(collapsed(reseed_every=0), 9), (collapsed(), 8), (collapsed(reseed_stop=0.005), 9), (frozen, 9)]
         for quantizer, step in cases:
             before = quantizer.embedding.weight.detach().clone()
-            assert update(quantizer, z, step=step).replaced is None
+            assert update(quantizer, z, step=step).replaced == {}
             assert torch.equal(quantizer.embedding.weight, before)
             assert float(quantizer.health.hit_rate.sum()) > 0  # counted all the same
 
@@ -363,8 +365,8 @@ def test_update_does_not_wait_for_the_device(draw: Draw, learning: str, distance
         out = quantizer(z)
         for step in (8, 9):
             result = quantizer.update(z, out.indices, step=step, seed=0, max_steps=100)
-        assert result.replaced is not None
-        reset_moments(optimizer, weight, result.replaced)
+        assert result.replaced
+        reset_moments(optimizer, weight, result.replaced["embedding.weight"])
     assert int(result.logs["reseeded"]) > 0
 
 

@@ -27,7 +27,7 @@ def run(rank: int, processes: int) -> dict[str, Tensor]:
             generator = torch.Generator().manual_seed(step)
             z = torch.randn(BATCH, quantizer.codebook_dim, 3, 3, generator=generator).chunk(processes)[rank]
             update = quantizer.update(z, quantizer.encode(z), step=step, seed=0, max_steps=STEPS)
-            assert update.replaced is None
+            assert not update.replaced
             found |= {f"{name}/{step}/{key}": value.clone() for key, value in update.logs.items()}
         found[f"{name}/hit_rate"] = quantizer.health.hit_rate
     if processes > 1:

@@ -13,6 +13,7 @@ from losses.distance import FrozenDistance
 from vqgan.config_files import load_config
 from vqgan.data.loader import Batch
 from vqgan.networks.discriminator import Discriminator
+from vqgan.quantizers.vq import VectorQuantizer
 from vqgan.training.train import train
 from vqgan.training.validation import LARGEST_PSNR, Validator, choose_validation_images
 
@@ -31,7 +32,7 @@ def test_a_small_set_is_looked_at_whole() -> None:
 class FirstImageOnly(nn.Module):
     """Stands in for a model: the first image of a batch comes out as it went in, the others wrong by 0.2."""
 
-    quantize = SimpleNamespace(codebook_size=2)
+    quantize = VectorQuantizer(2, 1)
 
     def forward(self, images: Tensor) -> Any:
         recon = images + 0.2

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from vqgan.inference.scores import Entry, add_in_rank_order
 from vqgan.inference.team import Team
-from vqgan.metrics.codebook import perplexity
+from vqgan.metrics.codebook import mean_perplexity
 from vqgan.model import VQGAN
+from vqgan.quantizers.base import Quantizer
+from vqgan.quantizers.grids import Indices, pack
 
 OCTAVES = range(-3, 4)  # borders of the histogram: 1/8 to 8 times an even share
 MOST_IMAGES = 512
@@ -23,15 +25,16 @@ class CodeCounts:
     """Hits of each code over the whole set.
 
     Args:
-        codebook_size: K.
+        quantizer: of the model; several books are counted one after another.
     """
 
-    def __init__(self, codebook_size: int) -> None:
-        self.hits = torch.zeros(codebook_size, dtype=torch.int64)
+    def __init__(self, quantizer: Quantizer) -> None:
+        self.quantizer = quantizer
+        self.hits = torch.zeros(sum(quantizer.codebook_sizes), dtype=torch.int64)
 
-    def update(self, indices: Tensor) -> None:
+    def update(self, indices: Indices) -> None:
         """Add the indices of some images."""
-        self.hits += torch.bincount(indices.flatten().cpu(), minlength=len(self.hits))
+        self.hits += self.quantizer.count(indices).long().cpu()
 
     def merge(self, team: Team) -> None:
         """Add up the counts of all processes; entered by all."""
@@ -40,13 +43,14 @@ class CodeCounts:
     def entry(self) -> Entry:
         """Usage and perplexity, and how many codes get which multiple of an even share."""
         used, total = int((self.hits > 0).sum()), int(self.hits.sum())
+        sizes = self.quantizer.codebook_sizes
         return {
             "value": used / len(self.hits),
             "used": used,
             "unused": len(self.hits) - used,
             "codebook_size": len(self.hits),
             "indices": total,
-            "perplexity": round(perplexity(self.hits.double()).item(), 6) if total else None,
+            "perplexity": round(mean_perplexity(self.hits.double(), sizes).item(), 6) if total else None,
             "histogram": histogram(self.hits) if total else [],
         }
 
@@ -82,7 +86,7 @@ class PrecisionCheck:
         """Encode a group again and compare.
 
         Args:
-            network: in evaluation mode.   images: the group.   indices: of the group, from float32.
+            network: in evaluation mode.   images: the group.   indices: of the group, packed, from float32.
             positions, places: of its images, in the set and in the group.
         """
         among_first = [place for place, position in zip(places, positions, strict=True) if position < self.most]
@@ -90,7 +94,7 @@ class PrecisionCheck:
             return
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             z = network.encode_z(images)
-        found = network.quantize.encode(z.float())[among_first]
+        found = pack(network.quantize.encode(z))[among_first]
         differing = int((found != indices[among_first]).sum())
         self.counts += torch.tensor([len(among_first), found.numel(), differing])
 
@@ -111,5 +115,5 @@ def bits(network: VQGAN, size: int) -> dict[str, Any]:
     return {
         "bits_per_image": network.bits_per_image(size, size),
         "bits_per_pixel": network.bits_per_image(size, size) / size**2,
-        "tokens_per_image": side * side,
+        "tokens_per_image": sum(math.prod(grid) for grid in network.quantize.grids(side, side)),
     }

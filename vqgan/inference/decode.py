@@ -26,6 +26,7 @@ from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.team import Team, open_team
 from vqgan.model import VQGAN
 from vqgan.pretrained import Weights
+from vqgan.quantizers.grids import Shape, unpack
 from vqgan.tokens import MANIFEST, TokenDataset
 
 WRITERS = 2  # threads
@@ -109,17 +110,26 @@ def check_model(network: VQGAN, found: str, tokens: TokenDataset, options: Optio
     if made_with["sha256"] == found:
         return []
     hashes = f"{quoted(tokens.folder)} was encoded by model {made_with['sha256']}; this one is {found}."
-    fits = (network.quantize.codebook_size, network.stride) == (tokens.codebook_size, tokens.manifest["stride"])
-    if not fits:
+    quantizer, side = network.quantize, tokens.manifest["image_size"] // tokens.manifest["stride"]
+    if (quantizer.codebook_size, network.stride) != (tokens.codebook_size, tokens.manifest["stride"]):
         raise UserError(
-            f"{hashes} It cannot decode them: it has {network.quantize.codebook_size} codes and stride "
-            f"{network.stride}, the tokens need {tokens.codebook_size} and {tokens.manifest['stride']}."
+            f"{hashes} It cannot decode them: it has {quantizer.codebook_size} codes and stride {network.stride}, "
+            f"the tokens need {tokens.codebook_size} and {tokens.manifest['stride']}."
+        )
+    if quantizer.grids(side, side) != tokens.grids:
+        raise UserError(
+            f"{hashes} It cannot decode them: it has {_shapes(quantizer.grids(side, side)) or 'no'} tokens of an "
+            f"image, the tokens are {_shapes(tokens.grids)}."
         )
     if options.force:
         return [f"{hashes} Decoding all the same (--force)."]
     weights = made_with["weights"]
     other = f" (they were its {weights} weights: --weights {weights})" if weights != options.weights else ""
     raise UserError(f"{hashes} Give the model that encoded them{other}, encode again, or say --force.")
+
+
+def _shapes(grids: Sequence[Shape]) -> str:
+    return " + ".join(" x ".join(map(str, grid)) for grid in grids)
 
 
 def targets_of(tokens: TokenDataset, output: Path, suffix: str) -> list[Path]:
@@ -180,7 +190,7 @@ def _images(job: Job) -> Iterator[tuple[int, Tensor]]:
         for image, place in zip(images, places, strict=True):
             indices[place] = torch.from_numpy(tokens.tokens(image)[view].astype(np.int64))
         with torch.no_grad():
-            recon = to_uint8(job.network.decode_indices(indices.to(job.team.device)).cpu())
+            recon = to_uint8(job.network.decode_indices(unpack(indices.to(job.team.device), tokens.grids)).cpu())
         return [image * tokens.views + view for image in images], recon[places]
 
     at_once = passes_at_once(job.network, tokens.manifest["image_size"], micro_batch, job.team.device)

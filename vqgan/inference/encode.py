@@ -30,10 +30,12 @@ from vqgan.inference.team import Team, open_team
 from vqgan.inference.token_folder import open_tokens
 from vqgan.model import VQGAN
 from vqgan.pretrained import Weights
+from vqgan.quantizers.grids import pack, packed_shape
 from vqgan.tokens import (
     KIND,
     ORDER,
-    SCHEMA_VERSION,
+    PLAIN,
+    STRUCTURED,
     Details,
     Tokens,
     planned_files,
@@ -149,13 +151,17 @@ def check_size(size: int, stride: int) -> None:
 
 def _head(network: VQGAN, images: Source, labels: Labels, size: int, options: Options) -> dict[str, Any]:
     """The manifest before the work: all that the tokens depend on, and nothing else."""
-    codes = network.quantize.codebook_size
+    quantizer, side = network.quantize, size // network.stride
+    codes, grids = quantizer.codebook_size, quantizer.grids(side, side)
+    several = {"grids": [list(grid) for grid in grids], "codebook_sizes": list(quantizer.codebook_sizes)}
+    plain = grids == ((side, side),)
     data = DataConfig()
     drawn = {"function": "vqgan.data.transforms.draw_choice", "seed": VIEW_SEED, "epoch": "view", **VIEW_DRAW}
     return {
         "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "grid": [size // network.stride, size // network.stride],
+        "schema_version": PLAIN if plain else STRUCTURED,
+        "grid": list(packed_shape(grids)),
+        **({} if plain else several),
         "order": ORDER,
         "dtype": smallest_dtype(codes),
         "codebook_size": codes,
@@ -242,7 +248,7 @@ def _encode_groups(job: Job, number: int, progress: "tqdm[Any]") -> Iterator[Par
 def _encode_view(
     job: Job, groups: Sequence[int], view: int, progress: "tqdm[Any]"
 ) -> Iterator[tuple[Tokens, dict[int, str]]]:
-    """Tokens (micro_batch, h, w) of one view of each group, and reasons by position of files that cannot be read."""
+    """Packed tokens (micro_batch, ...) of one view of each group; reasons by position of files that cannot be read."""
     network, head = job.network, job.head
     read = read_groups(
         job.images,
@@ -257,7 +263,7 @@ def _encode_view(
     def through_model(group: Group) -> tuple[Group, Tokens]:
         with torch.no_grad():
             z = network.encode_z(to_unit_range(group.images).to(job.team.device))
-            return group, network.quantize.encode(z).cpu().numpy().astype(head["dtype"])
+            return group, pack(network.quantize.encode(z)).cpu().numpy().astype(head["dtype"])
 
     at_once = passes_at_once(network, head["image_size"], head["micro_batch"], job.team.device)
     for group, indices in one_core_each(through_model, read, at_once=at_once):
@@ -312,7 +318,8 @@ def _finish(job: Job) -> int:
         for entry in shards if bad else []:
             for file in read_details(job.output, entry).bad:
                 job.team.say(f"not done: {printable(file['name'])}: {file['reason']}")
-        grid = " x ".join(map(str, job.head["grid"]))
+        grids = job.head.get("grids", [job.head["grid"]])
+        grid = " + ".join(" x ".join(map(str, shape)) for shape in grids)
         views = f", {job.options.views} views of each" if job.options.views > 1 else ""
         left_out = f", {bad} not done" if bad else ""
         job.team.say(

@@ -30,6 +30,7 @@ from vqgan.inference.table import table
 from vqgan.inference.team import Team, open_team
 from vqgan.model import VQGAN, evaluating
 from vqgan.pretrained import Weights
+from vqgan.quantizers.grids import Indices, pack, take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def evaluate(model: str, source: str, options: Options) -> int:
     job = Job(
         network=network, images=images, size=size, options=options, team=team,
         scores=Scores(possible, judges, net=options.lpips, images=len(images)),
-        codes=CodeCounts(network.codebook_size), precision=PrecisionCheck(team.device),
+        codes=CodeCounts(network.quantize), precision=PrecisionCheck(team.device),
     )  # fmt: skip
     _measure(job)
     for part in (job.scores, job.codes, job.precision):
@@ -121,7 +122,7 @@ def _measure(job: Job) -> None:
         in_hand=job.options.batch_size,
     )  # fmt: skip
 
-    def through_model(group: Group) -> tuple[Group, Tensor, Tensor]:
+    def through_model(group: Group) -> tuple[Group, Indices, Tensor]:
         with torch.no_grad():
             quantized = network.encode(to_unit_range(group.images.to(device)))
             recon = network.decode(quantized.z_q)[..., : job.size, : job.size]
@@ -134,8 +135,8 @@ def _measure(job: Job) -> None:
             job.bad += group.bad
             pixels = group.images.to(device)
             with torch.no_grad():
-                job.precision.update(network, to_unit_range(pixels), indices, group.indices, group.places)
-            job.codes.update(indices[group.places])
+                job.precision.update(network, to_unit_range(pixels), pack(indices), group.indices, group.places)
+            job.codes.update(take(indices, group.places))
             job.scores.update(group.indices, pixels[group.places], recon[group.places])
 
 

@@ -1,5 +1,6 @@
 """A card as a small table for the terminal: what is printed and what is kept are the same figures."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -85,7 +86,9 @@ SAID: dict[str, Callable[[Entry], str]] = {
 
 def _rate(card: Mapping[str, Any]) -> str:
     tokens, codes = card["tokens_per_image"], card["codebook_size"]
-    return f"{tokens} tokens x log2 {codes}; {card['bits_per_pixel']:.4g} bits per pixel"
+    plain = codes and math.isclose(tokens * math.log2(codes), card["bits_per_image"])
+    counted = f"{tokens} tokens x log2 {codes}" if plain else f"{tokens} tokens"
+    return f"{counted}; {card['bits_per_pixel']:.4g} bits per pixel"
 
 
 def _bfloat16(entry: Entry) -> tuple[str, str]:

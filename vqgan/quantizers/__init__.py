@@ -1,15 +1,17 @@
 """The bottlenecks a config can name. A new one is a file in this folder and a line in this dict."""
 
+from typing import Any
+
+from vqgan.quantizers.base import Quantizer
 from vqgan.quantizers.bsq import BinarySphericalQuantizer
 from vqgan.quantizers.fsq import FiniteScalarQuantizer
 from vqgan.quantizers.gumbel import GumbelQuantizer
 from vqgan.quantizers.ibq import IndexBackpropagationQuantizer
 from vqgan.quantizers.lfq import LookupFreeQuantizer
 from vqgan.quantizers.simvq import SimVectorQuantizer
-from vqgan.quantizers.tokens import TokenQuantizer
 from vqgan.quantizers.vq import VectorQuantizer
 
-QUANTIZERS: dict[str, type[TokenQuantizer]] = {
+QUANTIZERS: dict[str, type[Quantizer[Any, Any]]] = {
     "vq": VectorQuantizer,
     "fsq": FiniteScalarQuantizer,
     "lfq": LookupFreeQuantizer,

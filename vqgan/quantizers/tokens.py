@@ -4,15 +4,15 @@ Shapes: z (B, D, h, w); indices (B, h, w) int64 in [0, K); vectors (N, D) with N
 """
 
 import math
-from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqgan.errors import UserError
-from vqgan.quantizers.base import QuantizerOutput, QuantizerUpdate
+from vqgan.quantizers.base import Quantizer, QuantizerUpdate
 from vqgan.quantizers.collectives import process_count, sum_over_processes
+from vqgan.quantizers.grids import Shape, check_grid
 from vqgan.quantizers.reseed import CodeHealth, check
 from vqgan.quantizers.usage import count_hits
 
@@ -20,7 +20,7 @@ MAX_CODES = 2**24
 """Hits are counted per code, and float32 counts exactly up to here."""
 
 
-class TokenQuantizer(nn.Module, ABC):
+class TokenQuantizer(Quantizer[Tensor, Tensor]):
     """Base of a quantizer that gives each vector one index. A subclass adds `forward`, `encode` and `decode`.
 
     As it stands here nothing starts from data, nothing is re-seeded, and `update` only counts. A subclass whose codes
@@ -39,9 +39,6 @@ class TokenQuantizer(nn.Module, ABC):
         UserError: an argument is out of range.
     """
 
-    discrete: ClassVar[bool] = True
-    growable: ClassVar[bool] = False
-    """Whether `grow` can add codes."""
     learning_args: ClassVar[frozenset[str]] = frozenset({"usage_window"})
 
     def __init__(
@@ -59,7 +56,6 @@ class TokenQuantizer(nn.Module, ABC):
         check(1 <= codebook_size <= MAX_CODES, "codebook_size", codebook_size, f"1 to {MAX_CODES} codes")
         check(codebook_dim >= 1, "codebook_dim", codebook_dim, "1 or more")
         self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
-        self.frozen = False
         self.health = CodeHealth(
             codebook_size,
             every=reseed_every,
@@ -69,38 +65,26 @@ class TokenQuantizer(nn.Module, ABC):
             usage_window=usage_window,
         )
 
-    @abstractmethod
-    def forward(self, z: Tensor) -> QuantizerOutput:
-        """Quantize z (B, D, h, w)."""
-
-    @abstractmethod
-    def encode(self, z: Tensor) -> Tensor:
-        """Indices (B, h, w) of z (B, D, h, w)."""
-
-    @abstractmethod
-    def decode(self, indices: Tensor) -> Tensor:
-        """z_q (B, D, h, w) of indices (B, h, w)."""
-
     @property
     def bits_per_token(self) -> float:
         """log2 K."""
         return math.log2(self.codebook_size)
 
-    @property
-    def needs_data_init(self) -> bool:
-        """Whether a fresh run starts with `initialise`."""
-        return False
+    def bits(self, height: int, width: int) -> float:
+        """h w log2 K."""
+        return height * width * self.bits_per_token
 
-    def initialise(self, z: Tensor, *, seed: int) -> None:
-        """Nothing starts from data."""
+    def grids(self, height: int, width: int) -> tuple[Shape, ...]:
+        """One."""
+        return ((height, width),)
 
-    def grow(self, z: Tensor, *, kept: int, seed: int, share: float = 1.0) -> None:
-        """Refuse: these codes cannot be added to.
+    def count(self, indices: Tensor) -> Tensor:
+        """How often each code occurs: (K,) float32, exact up to 2^24."""
+        return count_hits(indices, self.codebook_size)
 
-        Raises:
-            UserError: always.
-        """
-        raise UserError(f"{type(self).__name__} cannot grow from {kept} to {self.codebook_size} codes; only vq can.")
+    def check_indices(self, indices: Tensor) -> None:
+        """Refuse anything but (B, h, w) in [0, K)."""
+        check_grid(indices, self.codebook_size, "(B, h, w)", 3)
 
     @torch.no_grad()
     def update(self, z: Tensor, indices: Tensor, *, step: int, seed: int, max_steps: int) -> QuantizerUpdate:
@@ -114,7 +98,7 @@ class TokenQuantizer(nn.Module, ABC):
             No replaced rows, and the logs perplexity (of the batch over all processes), usage (share of codes chosen
             within the last `usage_window` updates), dead and reseeded (codes, so far).
         """
-        return QuantizerUpdate(None, self._count(indices, step=step))
+        return QuantizerUpdate({}, self._count(indices, step=step))
 
     def _count(self, indices: Tensor, *, step: int) -> dict[str, Tensor]:
         """Logs of the indices of all processes."""

@@ -206,8 +206,9 @@ class VectorQuantizer(TokenQuantizer):
             step: number of this update, from 0.   seed: of the run.   max_steps: length of the run, in updates.
 
         Returns:
-            replaced rows where a re-seed was due, and the logs perplexity (of the batch over all processes), usage
-            (share of entries chosen within the last `usage_window` updates), dead and reseeded (entries, so far).
+            replaced rows of `embedding.weight` where a re-seed was due, and the logs perplexity (of the batch over all
+            processes), usage (share of entries chosen within the last `usage_window` updates), dead and reseeded
+            (entries, so far).
         """
         vectors = self._vectors(z)
         total = process_count() * len(vectors)
@@ -217,9 +218,10 @@ class VectorQuantizer(TokenQuantizer):
         if self.learning == "ema" and not self.frozen:
             self._average(sums[:, 0] / total, sums[:, 1:] / total)
         logs = self.health.record(sums[:, 0], total, step=step)
-        replaced = None
+        replaced = {}
         if self.health.is_due(step, max_steps) and not self.frozen:
-            replaced = self._reseed(draw_vectors(vectors, self.health.max_rows, seed=seed, purpose=f"reseed/{step}"))
+            pool = draw_vectors(vectors, self.health.max_rows, seed=seed, purpose=f"reseed/{step}")
+            replaced["embedding.weight"] = self._reseed(pool)
         return QuantizerUpdate(replaced, logs | {"reseeded": self.health.reseeded.clone()})
 
     def _average(self, share: Tensor, means: Tensor) -> None:

@@ -125,7 +125,8 @@ class Loop:
         if self.tracker is not None:
             self.tracker.scalars(run.step, run.step * self.train.batch_size, "val", result.values)
             counts = result.counts["ema"]
-            self.tracker.histogram(run.step, "codebook/hits_over_uniform", counts * len(counts) / counts.sum())
+            if len(counts):
+                self.tracker.histogram(run.step, "codebook/hits_over_uniform", counts * len(counts) / counts.sum())
             if better and (run.step > 0 or run.origin["init_from"] is not None):  # not weights that know nothing
                 chosen = {
                     "weights": "ema",
@@ -188,7 +189,7 @@ class Loop:
         output = model(self.panel_images)
         rows = draw_rows(self.panel_images, output.recon, output.quantized.indices, model.quantize.codebook_size)
         for label, pictures in rows.items():
-            self.tracker.image(self.run.step, f"images_ema/{label.split()[0]}", mosaic(pictures))
+            self.tracker.image(self.run.step, f"images_ema/{label.split(' x ')[0].replace(' ', '_')}", mosaic(pictures))
         self.tracker.sample(self.run.step, panel(rows))
 
     def _dump_not_finite(self, micro_batches: Sequence[Batch], logs: Logs) -> None:

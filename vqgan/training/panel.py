@@ -1,6 +1,6 @@
 """The picture a person judges a run by: input, reconstruction, error and token map of a few fixed images.
 
-Shapes: images, recon (N, C, H, W) in [-1, 1]; indices (N, h, w).
+Shapes: images, recon (N, C, H, W) in [-1, 1]; indices (N, h, w), or as `vqgan.quantizers.grids` says.
 """
 
 import numpy as np
@@ -8,10 +8,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vqgan.quantizers.grids import Indices
+
 CELL = 160  # shown side of one image, in pixels, at least
 GAP = 6
 LABEL_WIDTH = 92
 ERROR_GAIN = 4
+MOST_MAPS = 4
 PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 
@@ -19,29 +22,40 @@ Rows = dict[str, np.ndarray]
 """Pictures by label: input, recon, error x 4, codes; (N, H, W, 3) uint8 each."""
 
 
-def draw_rows(images: Tensor, recon: Tensor, indices: Tensor, codebook_size: int) -> Rows:
+def draw_rows(images: Tensor, recon: Tensor, indices: Indices, codebook_size: int) -> Rows:
     """Input, reconstruction, 4 x the absolute error, and the codes in colour, of a few images.
 
     Args:
         images: (N, C, H, W) in [-1, 1].
         recon: (N, C, H, W), clamped to [-1, 1] for the picture.
-        indices: (N, h, w) int64 in [0, K).
+        indices: (N, h, w) int64 in [0, K); of several books or grids the first, or finest, `MOST_MAPS` are shown.
         codebook_size: K; every code has a colour of its own, the same in every picture.
 
     Returns:
         Pictures of equal size: codes and small images are enlarged by repeating pixels.
     """
     recon = recon.clamp(-1, 1)
-    codes = _code_colours(codebook_size)[indices.cpu().numpy()]
+    colours = _code_colours(codebook_size)
+    codes = {label: colours[grid.cpu().numpy()] for label, grid in token_maps(indices).items()}
     height, width = images.shape[-2:]
     scale = max(1, -(-CELL // max(height, width)))
     rows = {
         "input": _as_rgb(images),
         "recon": _as_rgb(recon),
         f"error x {ERROR_GAIN}": _as_rgb((images - recon).abs() * ERROR_GAIN - 1),
-        "codes": codes,
+        **codes,
     }
     return {label: _enlarge(pictures, height * scale, width * scale) for label, pictures in rows.items()}
+
+
+def token_maps(indices: Indices) -> dict[str, Tensor]:
+    """Grids of indices (N, h, w) by label; none where nothing is discrete."""
+    if not isinstance(indices, Tensor):
+        maps = {f"codes {number}": grid for number, grid in enumerate(indices, start=1)}
+        return dict(list(maps.items())[-MOST_MAPS:])
+    if indices.ndim == 3:
+        return {"codes": indices}
+    return {f"codes {number}": grid for number, grid in enumerate(indices.unbind(1)[:MOST_MAPS], start=1)}
 
 
 def panel(rows: Rows) -> np.ndarray:

@@ -27,8 +27,7 @@ def header(run: Run, plan: Plan, resumed: Path | None, *, bad: int) -> str:
         "run": f"{folder.root}" + (f", resumed from {resumed.name}" if resumed else ""),
         "device": f"{place}, {plan.processes} process(es), {threads}{train.precision}"
         + (", compiled" if train.compile else ""),
-        "model": f"{_millions(run.model)} parameters, {run.model.stride}x reduction, "
-        f"{quantizer.codebook_size:,} codes of {quantizer.codebook_dim} dimensions",
+        "model": f"{_millions(run.model)} parameters, {run.model.stride}x reduction, {quantizer.description}",
         "discriminator": f"{config.loss.discriminator.name}{backbone}, {_millions(run.discriminator)} parameters, "
         f"{config.loss.adversarial}{_regularisers(config.loss)}",
         "perceptual": plan.perceptual.description,

@@ -20,6 +20,7 @@ from losses.augment import Draw
 from losses.generator import GeneratorGradient
 from vqgan.errors import UserError
 from vqgan.model import VQGANOutput, evaluating
+from vqgan.quantizers.grids import concatenate, parts_of
 from vqgan.quantizers.reseed import reset_moments
 from vqgan.training.critic import Critic
 from vqgan.training.processes import agree_on_worst, all_agree, wrap
@@ -141,8 +142,8 @@ class Trainer:
         quantizer = self.run.model.quantize
         if quantizer.needs_data_init:
             with self._autocast(), evaluating(self.run.model):  # without dropout, as the codes will be used
-                z = torch.cat([self.run.model.encode_z(images) for images in micro_batches])
-            if not all_agree(bool(torch.isfinite(z).all())):
+                z = concatenate([self.run.model.encode_z(images) for images in micro_batches])
+            if not all_agree(all(bool(torch.isfinite(level).all()) for level in parts_of(z))):
                 raise UserError(
                     "The encoder's output for the first batch holds NaN or infinity, and the codebook would start from "
                     "it. Look at the images with `vqgan check-data`, and try train.precision=fp32."
@@ -225,12 +226,13 @@ class Trainer:
     def _update_codebook(self, outputs: Sequence[VQGANOutput]) -> Logs:
         """Usage, EMA and re-seeding of the codebook, identical on all processes."""
         run, quantizer = self.run, self.run.model.quantize
-        z = torch.cat([output.z for output in outputs])
-        indices = torch.cat([output.quantized.indices for output in outputs])
+        z = concatenate([output.z for output in outputs])
+        indices = concatenate([output.quantized.indices for output in outputs])
         update = quantizer.update(z, indices, step=run.step, seed=self.seed, max_steps=int(run.config.train.max_steps))
-        if update.replaced is not None:
-            reset_moments(run.optimizer_g, quantizer.embedding.weight, update.replaced)
-            run.ema.copy_rows("quantize.embedding.weight", quantizer.embedding.weight, update.replaced)
+        for name, rows in update.replaced.items():
+            parameter = quantizer.get_parameter(name)
+            reset_moments(run.optimizer_g, parameter, rows)
+            run.ema.copy_rows(f"quantize.{name}", parameter, rows)
         return {f"codebook/{name}": value for name, value in update.logs.items()}
 
     def _seed(self, purpose: int) -> None:

@@ -18,7 +18,7 @@ from losses import TERMS
 from losses.adversarial import full_precision
 from losses.distance import FrozenDistance
 from vqgan.data.loader import Batch
-from vqgan.metrics.codebook import perplexity, usage
+from vqgan.metrics.codebook import mean_perplexity, usage
 from vqgan.metrics.image import psnr, ssim
 from vqgan.model import VQGAN, evaluating
 from vqgan.networks.discriminator import Discriminator
@@ -35,7 +35,7 @@ class Validation(NamedTuple):
     values: dict[str, float]
     """Tag ("val/ema/psnr") to number."""
     counts: dict[str, Tensor]
-    """Hits of each code, (K,) float64 on the host, by "raw" and "ema"."""
+    """Hits of each code, (K,) float64 on the host, by "raw" and "ema"; several books one after another."""
 
 
 class Validator:
@@ -85,7 +85,7 @@ class Validator:
         metrics = ("psnr", "ssim", *self.distances)
         sums = {name: torch.zeros(len(metrics) + 1, dtype=torch.float64) for name in models}  # last: images
         counts = {
-            name: torch.zeros(model.quantize.codebook_size, dtype=torch.float64) for name, model in models.items()
+            name: torch.zeros(sum(model.quantize.codebook_sizes), dtype=torch.float64) for name, model in models.items()
         }
         judged = torch.zeros(2, dtype=torch.float64)  # sum of logits, images
         if self.features is not None:
@@ -105,8 +105,7 @@ class Validator:
                 rows = torch.stack([decibels, self._ssim(images, recon), *apart])
                 sums[name][:-1] += rows.cpu().double().sum(dim=1)
                 sums[name][-1] += len(images)
-                hits = torch.bincount(output.quantized.indices.flatten(), minlength=len(counts[name]))
-                counts[name] += hits.cpu().double()
+                counts[name] += model.quantize.count(output.quantized.indices).cpu().double()
                 if self.features is not None:
                     self.features.add(name, recon)
 
@@ -115,7 +114,7 @@ class Validator:
         if judged[1] > 0 and math.isfinite(mean := float(judged[0] / judged[1])):
             values["val/disc/logits_real"] = mean
         of_features = self.features.values(self.device) if self.features is not None else {}
-        for name in models:
+        for name, model in models.items():
             sums[name] = sum_over_processes(sums[name], self.device)
             counts[name] = sum_over_processes(counts[name], self.device)
             means = (sums[name][:-1] / sums[name][-1]).tolist()
@@ -123,9 +122,9 @@ class Validator:
                 wanted = metric in self.metrics or metric in self.distances
                 if wanted and math.isfinite(value):  # SSIM is undefined (NaN) below its window
                     values[f"val/{name}/{metric}"] = value
-            if "usage" in self.metrics:
+            if "usage" in self.metrics and model.quantize.discrete:
                 values[f"val/{name}/usage"] = float(usage(counts[name]))
-                values[f"val/{name}/perplexity"] = float(perplexity(counts[name]))
+                values[f"val/{name}/perplexity"] = float(mean_perplexity(counts[name], model.quantize.codebook_sizes))
             values |= {f"val/{name}/{metric}": value for metric, value in of_features.get(name, {}).items()}
         return Validation(values, counts)
 
