@@ -175,7 +175,8 @@ class RegulariseConfig:
     gradient_penalty: float = 0.0
     """Lambda of the penalty on gradient norms other than 1 between image and reconstruction (arXiv:1704.00028)."""
     penalty_every: int = 16
-    """Updates between two with r1, r2 and gradient_penalty, which then weigh this much more (arXiv:1912.04958, B)."""
+    """Updates between two with r1, r2, gradient_penalty and loss.input_gradient, which then weigh this much more
+    (arXiv:1912.04958, B)."""
     label_noise: float = 0.0
     """Share of pairs whose image and reconstruction change places for the discriminator."""
 
@@ -237,6 +238,9 @@ class LossConfig:
     """Steps between two computations of the adaptive weight."""
     regularise: RegulariseConfig = field(default_factory=RegulariseConfig)
     """Regularisers of the discriminator."""
+    input_gradient: float = 0.0
+    """Weight of the norm of the pixel terms' gradient at the image, against over-fitting, in one step of
+    `regularise.penalty_every`; 0: without it."""
     disc_augment: DiscAugmentConfig = field(default_factory=DiscAugmentConfig)
     """Differentiable augmentation of what the discriminator sees, in both players' steps."""
     joint_forward: bool = True
@@ -257,6 +261,7 @@ class LossConfig:
         _check(0 <= smoothing < 1, "loss.adaptive_smoothing", smoothing, "a share in [0, 1)")
         _check(self.adaptive_every >= 1, "loss.adaptive_every", self.adaptive_every, "1 or more steps")
         _check(self.disc_weight >= 0, "loss.disc_weight", self.disc_weight, "0 or more")
+        _check(self.input_gradient >= 0, "loss.input_gradient", self.input_gradient, "0 or more")
         _check(self.max_weight > 0, "loss.max_weight", self.max_weight, "a positive number")
         _check(bool(self.terms), "loss.terms", dict(self.terms), "at least one term, such as {l1: 1.0}")
         for name, weight in self.terms.items():

@@ -35,6 +35,12 @@ def test_the_defaults_fit() -> None:
         ),
         (["loss.discriminator.args.n_layers=0"], "loss.discriminator: "),
         (
+            ["loss.input_gradient=1", "loss.terms={l1: 0, lpips: 1}"],
+            "loss.input_gradient takes the gradient of the pixel terms, but loss.terms has none of positive weight.",
+        ),
+        (["loss.input_gradient=1", "train.compile=true"], "second derivatives, which torch.compile does not give."),
+        (["loss.input_gradient=-1"], "loss.input_gradient is -1"),
+        (
             ["data.image_size=100"],
             "data.image_size is 100; the 5 levels of model.ch_mult need a multiple of 16, such as 96 or 112.",
         ),

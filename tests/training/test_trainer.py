@@ -304,3 +304,20 @@ def test_a_discriminator_loss_that_is_not_finite_is_no_overflow(make_trainer: Ma
     assert lecam is not None
     lecam.anchor_fake.fill_(float("nan"))
     assert trainer.train_step([batch(1)]).status == "skipped"
+
+
+def test_the_input_gradient_reaches_both_networks_and_is_logged(make_trainer: MakeTrainer, batch: MakeBatch) -> None:
+    """Weight 0 and the plain loss leave the same gradients; the penalty adds its own, to encoder and decoder."""
+    grads = {}
+    for weight in (0.0, 0.5, 1.0):
+        trainer = make_trainer(loss={"input_gradient": weight, "gan_start": 5, "disc_start": 5})
+        images = batch(1)
+        (draw,) = trainer.critic.draw([images])
+        _, _, logs = trainer._generator_backward(images, draw, 1)
+        named = trainer.run.model.named_parameters()
+        grads[weight] = {name: value.grad.clone() for name, value in named if value.grad is not None}
+        assert ("loss/input_gradient" in logs) == (weight > 0)
+    for name in ("encoder.conv_in.weight", "decoder.conv_out.weight"):
+        half, whole = grads[0.5][name] - grads[0.0][name], grads[1.0][name] - grads[0.0][name]
+        assert float(half.norm()) > 0
+        assert torch.allclose(2 * half, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))

@@ -44,6 +44,16 @@ def check_config(config: Config) -> None:
             "loss.adaptive_numerator is pixel, but loss.terms has no pixel term of positive weight. Add one, such as "
             "loss.terms.l1=1, or set loss.adaptive_numerator=all."
         )
+    if loss.input_gradient > 0 and not any(used_terms(loss).get(term, 0) > 0 for term in TERMS.keys() - NETWORK_TERMS):
+        raise UserError(
+            "loss.input_gradient takes the gradient of the pixel terms, but loss.terms has none of positive weight. "
+            "Add one, such as loss.terms.l2=1, or set loss.input_gradient=0."
+        )
+    if loss.input_gradient > 0 and config.train.compile:
+        raise UserError(
+            "loss.input_gradient needs second derivatives, which torch.compile does not give. Set train.compile=false "
+            "or loss.input_gradient=0."
+        )
     _check_stride(config)
     _check_perceptual(config)
     _check_discriminator(config)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from losses.augment import Draw
 from losses.generator import GeneratorGradient
+from losses.input_gradient import input_gradient, twice_differentiable
 from vqgan.errors import UserError
 from vqgan.model import VQGANOutput, evaluating
 from vqgan.quantizers.grids import concatenate, parts_of
@@ -26,13 +27,14 @@ from vqgan.training.critic import Critic
 from vqgan.training.processes import agree_on_worst, all_agree, wrap
 from vqgan.training.run import Run
 from vqgan.training.schedules import gan_factor, learning_rate
+from vqgan.training.terms import used_terms
 
 Item = TypeVar("Item")
 Logs = dict[str, Tensor]
 CODE_TERMS = {"commitment_loss": "commit", "codebook_loss": "codebook"}
 """Shorter names of what a quantizer logs."""
 RARE = frozenset(
-    {f"loss/{name}" for name in ("r1", "r2", "gradient_penalty")}
+    {f"loss/{name}" for name in ("r1", "r2", "gradient_penalty", "input_gradient")}
     | {f"adaptive_weight/{name}" for name in ("raw", "rec_norm", "gan_norm", "gan_share")}
 )
 """Logs that not every step computes; in between, their newest values stand."""
@@ -164,9 +166,10 @@ class Trainer:
     def _generator_backward(
         self, images: Tensor, draw: Draw, accumulate: int
     ) -> tuple[VQGANOutput, GeneratorGradient, Logs]:
-        run = self.run
-        with self._autocast():
-            output: VQGANOutput = self.model(images)
+        run, steepness = self.run, self._input_gradient_weight()
+        seen = images.detach().requires_grad_() if steepness > 0 else images
+        with self._autocast(), twice_differentiable() if steepness > 0 else nullcontext():
+            output: VQGANOutput = self.model(seen)
         factor = self._gan_factor()
         with self.critic.judging(draw) as judge:
             gradient: GeneratorGradient = run.generator_loss(
@@ -181,11 +184,17 @@ class Trainer:
         scale = run.scaler_g.scale / accumulate
         roots = [(output.recon, (gradient.recon_grad * scale).to(output.recon.dtype))]
         roots += [(output.quantized.loss, torch.full_like(output.quantized.loss, scale))]
+        logs = dict(gradient.logs)
+        if steepness > 0:
+            penalty = input_gradient(seen, output.recon, used_terms(run.config.loss))
+            roots += [(penalty, torch.full_like(penalty, scale * steepness))]
+            logs |= {"loss/input_gradient": penalty.detach()}
+            logs["loss/total"] = logs["loss/total"] + steepness * penalty.detach()
         roots = [(root, grad) for root, grad in roots if root.requires_grad]
         torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
 
         quantized = output.quantized
-        logs = gradient.logs | {"loss/total": gradient.logs["loss/total"] + quantized.loss.detach()}
+        logs["loss/total"] = logs["loss/total"] + quantized.loss.detach()
         parts = {name: value for name, value in quantized.logs.items() if name != "perplexity"}  # `update` gives it
         logs |= {f"loss/{CODE_TERMS.get(name, name)}": value for name, value in parts.items()}
         detached = quantized._replace(z_q=quantized.z_q.detach(), loss=quantized.loss.detach())
@@ -259,6 +268,11 @@ class Trainer:
         if loss.disc_weight == 0:
             return 0.0
         return gan_factor(self.run.step, gan_start=int(loss.gan_start), ramp_steps=int(loss.ramp_steps))
+
+    def _input_gradient_weight(self) -> float:
+        """Weight of the penalty in this step: lazy, as those of the discriminator."""
+        loss, every = self.run.config.loss, self.run.config.loss.regularise.penalty_every
+        return loss.input_gradient * every if self.run.step % every == 0 else 0.0
 
     def _weight_is_due(self) -> bool:
         """Whether the adaptive weight is computed anew: every so many steps, and after a skipped one."""
