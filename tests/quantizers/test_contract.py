@@ -16,7 +16,7 @@ from vqgan.quantizers.base import Quantizer
 Draw = Callable[..., Tensor]
 MEMBERS: Mapping[str, type[Quantizer]] = QUANTIZERS  # mypy compares each member with the protocol here
 ARGS: dict[str, dict[str, Any]] = {
-    "vq": {"codebook_size": 32, "codebook_dim": 8},
+    "vq": {"codebook_size": 32, "codebook_dim": 8, "gradient": "straight_through"},
     "fsq": {"levels": [5, 4, 3]},
     "lfq": {"codebook_dim": 5, "entropy_boost": 2.0},
     "bsq": {"codebook_dim": 5},

@@ -81,9 +81,9 @@ class VectorQuantizer(TokenQuantizer):
     def __init__(
         self,
         codebook_size: int = 1024,
-        codebook_dim: int = 256,
+        codebook_dim: int = 32,
         commitment_weight: float = 0.25,
-        gradient: Gradient = "straight_through",
+        gradient: Gradient = "rotation",
         learning: Learning = "gradient",
         distance: Distance = "euclidean",
         ema_decay: float = 0.99,
