@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import runpy
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ class Done(NamedTuple):
     """What is left of a process."""
 
     status: int
+    """As a shell sees it; minus the signal's number for one that was killed."""
     out: str
     errors: str
 
@@ -35,8 +38,7 @@ def run_processes(script: Path, *arguments: Sequence[object], timeout: float) ->
         arguments: one sequence for each process.
         timeout: for all of them together, in seconds; what still runs then is killed.
     """
-    server = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if server else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(IMPORTED)
     with tempfile.TemporaryDirectory() as folder:
         texts = [(Path(folder, f"out{number}"), Path(folder, f"errors{number}")) for number in range(len(arguments))]
@@ -48,10 +50,12 @@ def run_processes(script: Path, *arguments: Sequence[object], timeout: float) ->
             )
             for words, (out, errors) in zip(arguments, texts, strict=True)
         ]
-        end = time.monotonic() + timeout
+        for path in chain(*texts):
+            path.touch()
         try:
             for child in children:
                 child.start()
+            end = time.monotonic() + timeout  # the first start of all waits for the imports
             for child in children:
                 child.join(max(0.0, end - time.monotonic()))
         finally:
@@ -60,7 +64,7 @@ def run_processes(script: Path, *arguments: Sequence[object], timeout: float) ->
                     child.kill()
                     child.join()
         return [
-            Done(child.exitcode or 0, out.read_text("utf-8"), errors.read_text("utf-8"))
+            Done(child.exitcode, out.read_text("utf-8"), errors.read_text("utf-8"))
             for child, (out, errors) in zip(children, texts, strict=True)
         ]
 
