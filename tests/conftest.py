@@ -12,8 +12,15 @@ import safetensors.torch
 import torch
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # also in the processes that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, and for every process started here
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes share the files of whole folders; files by name run in this one, where a debugger works."""
+    named = any(Path(word.partition("::")[0]).suffix == ".py" for word in config.args)
+    return 0 if named or (os.cpu_count() or 1) < 2 else 2
 
 
 class SimulatedKill(BaseException):

@@ -3,9 +3,6 @@
 import io
 import json
 import os
-import socket
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.processes import free_port, run_processes
 from vqgan.data.transforms import CENTRE, to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference import encode as room
@@ -26,6 +24,7 @@ from vqgan.model import VQGAN
 from vqgan.tokens import MANIFEST, PARTIAL, TokenDataset
 
 ROOT = Path(__file__).parent.parent.parent
+WORKER = Path(__file__).with_name("encode_worker.py")
 Paint = Callable[..., np.ndarray]
 Encode = Callable[..., int]
 
@@ -222,29 +221,11 @@ def test_batch_size_changes_nothing(
 def test_two_processes_write_what_one_does(
     model: Path, photos: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = (
-        "import sys; from vqgan.inference import reading; reading.GROUP_PIXELS = 4 * 16**2; "
-        "from vqgan.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = [str(model), str(photos), str(tmp_path / "out"), "--device", "cpu", "--batch-size", "16"]
-    shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, "encode", *arguments, "--shard-size", "3", "--views", "2"],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in range(2)
-    ]
-    outs = [child.communicate(timeout=120) for child in children]
-    assert [child.returncode for child in children] == [1, 1], outs  # one file is bad
-    assert "9 images encoded" in outs[0][0] and outs[1][0] == ""
+    arguments = [model, photos, tmp_path / "out", "--device", "cpu", "--batch-size", "16"]
+    port, command = free_port(), ["encode", *arguments, "--shard-size", "3", "--views", "2"]
+    first, second = run_processes(WORKER, *([rank, port, *command] for rank in range(2)), timeout=120)
+    assert (first.status, second.status) == (1, 1), first.errors + second.errors  # one file is bad
+    assert "9 images encoded" in first.out and second.out == ""
     assert contents(tmp_path / "out") == expected
 
 

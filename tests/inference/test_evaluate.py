@@ -5,9 +5,6 @@ import json
 import math
 import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.processes import free_port, run_processes
 from vqgan.cli.main import main
 from vqgan.errors import UserError
 from vqgan.inference import evaluate as room
@@ -338,34 +336,16 @@ def test_one_and_two_processes_print_the_same(
     for out in (alone, first, second):
         out.mkdir()
         (out / "commands.json").write_text(json.dumps(measuring_commands(model, tmp_path, out)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    worker = Path(__file__).with_name("evaluate_worker.py")
-    children = [
-        subprocess.Popen(
-            [sys.executable, worker, str(rank), port, cheap_networks, out / "commands.json"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, out in enumerate((first, second))
-    ]
+    worker, port = Path(__file__).with_name("evaluate_worker.py"), free_port()
+    each = [[rank, port, cheap_networks, out / "commands.json"] for rank, out in enumerate((first, second))]
+    both = run_processes(worker, *each, timeout=120)
+    assert [done.status for done in both] == [0, 0], both[0].errors + both[1].errors
     monkeypatch.setattr(room, "micro_batch_for", lambda size: 2)
     monkeypatch.setattr("vqgan.inference.compare.micro_batch_for", lambda size: 2)
     monkeypatch.setattr("vqgan.inference.compare.BLOCK", 2)
-    try:
-        capsys.readouterr()
-        statuses = [main(argv) for argv in json.loads((alone / "commands.json").read_text())]
-        shown = [capsys.readouterr().out]
-        for child in children:
-            text, errors = child.communicate(timeout=120)
-            assert child.returncode == 0, errors
-            shown.append(text)
-    finally:
-        for child in children:
-            child.kill()
+    capsys.readouterr()
+    statuses = [main(argv) for argv in json.loads((alone / "commands.json").read_text())]
+    shown = [capsys.readouterr().out, *(done.out for done in both)]
     assert statuses == [1, 0, 2, 0, 0]
     assert [json.loads((out / "statuses.json").read_text()) for out in (first, second)] == [statuses] * 2
     assert shown[0].replace(str(alone), "") == shown[1].replace(str(first), "") and not shown[2]

@@ -1,9 +1,6 @@
 """The adaptive weight: by hand, against autograd, and over two processes."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from losses.adaptive import adaptive_weight, last_layer_gradient, mean_over_processes
+from tests.processes import run_processes
 
 WORKER = Path(__file__).with_name("adaptive_worker.py")
 
@@ -68,18 +66,8 @@ def test_two_processes_on_halves_equal_one_on_the_whole_batch(tmp_path: Path) ->
     whole = worker.gradient_of_share(0, 1)
 
     outputs = [tmp_path / f"{rank}.safetensors" for rank in range(2)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), "2", str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    each = [[rank, 2, tmp_path / "store", output] for rank, output in enumerate(outputs)]
+    assert [done.status for done in run_processes(WORKER, *each, timeout=100)] == [0, 0]
     first, second = (load_file(output) for output in outputs)
 
     for name in ("weight", "adaptive_weight/raw", "adaptive_weight/rec_norm", "adaptive_weight/gan_norm"):

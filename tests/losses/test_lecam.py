@@ -1,9 +1,6 @@
 """LeCam: closed forms, where it pulls, and anchors that are equal on two processes and survive a stop."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from losses.lecam import LeCam
+from tests.processes import run_processes
 
 WORKER = Path(__file__).with_name("lecam_worker.py")
 REAL = torch.tensor([2.0, 0.0, -1.0])
@@ -104,18 +102,8 @@ def test_anchors_are_equal_on_two_processes_and_those_of_one(tmp_path: Path) -> 
     whole = worker.anchors_of(0, 1)
 
     outputs = [tmp_path / f"{rank}.safetensors" for rank in range(2)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), "2", str(tmp_path / "store"), str(output)], env=environment
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    each = [[rank, 2, tmp_path / "store", output] for rank, output in enumerate(outputs)]
+    assert [done.status for done in run_processes(WORKER, *each, timeout=100)] == [0, 0]
     first, second = (load_file(output) for output in outputs)
     assert first.keys() == second.keys() == whole.keys()
     for name, value in whole.items():

@@ -1,8 +1,5 @@
 """Two processes hold the same codebook to the bit, and the one that a single process would have."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,27 +7,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.processes import run_processes
+
 WORKER = Path(__file__).with_name("codebook_worker.py")
-
-
-def start_worker(folder: Path, rank: int, processes: int, learning: str) -> subprocess.Popen[str]:
-    out, rendezvous = folder / f"{processes}_{rank}.safetensors", (folder / "rendezvous").as_uri()
-    return subprocess.Popen(
-        [sys.executable, WORKER, out, rendezvous, str(rank), str(processes), learning],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def results(folder: Path, learning: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """One process alone, then both of a pair."""
     runs = [(0, 1), (0, 2), (1, 2)]
-    children = [start_worker(folder, rank, processes, learning) for rank, processes in runs]
-    for child in children:
-        _, errors = child.communicate(timeout=60)
-        assert child.returncode == 0, errors
-    alone, first, second = (load_file(folder / f"{processes}_{rank}.safetensors") for rank, processes in runs)
+    outs = [folder / f"{processes}_{rank}.safetensors" for rank, processes in runs]
+    meet = (folder / "rendezvous").as_uri()
+    each = [[out, meet, rank, number, learning] for out, (rank, number) in zip(outs, runs, strict=True)]
+    for done in run_processes(WORKER, *each, timeout=60):
+        assert done.status == 0, done.errors
+    alone, first, second = map(load_file, outs)
     return alone, first, second
 
 

@@ -1,9 +1,6 @@
 """TokenQuantizer: what a quantizer without a codebook of its own counts, and refuses."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.processes import run_processes
 from vqgan.errors import UserError
 from vqgan.quantizers.base import QuantizerOutput
 from vqgan.quantizers.fsq import FiniteScalarQuantizer
@@ -59,15 +57,12 @@ def test_refuses_to_grow_and_too_many_codes() -> None:
 
 
 def test_two_processes_count_as_one(tmp_path: Path) -> None:
-    children, runs = [], [(0, 1), (0, 2), (1, 2)]
-    for rank, processes in runs:
-        out, rendezvous = tmp_path / f"{processes}_{rank}.safetensors", (tmp_path / "rendezvous").as_uri()
-        command = [sys.executable, str(WORKER), str(out), rendezvous, str(rank), str(processes)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        children.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for child in children:
-        _, errors = child.communicate(timeout=60)
-        assert child.returncode == 0, errors
-    alone, first, second = (load_file(tmp_path / f"{processes}_{rank}.safetensors") for rank, processes in runs)
+    runs = [(0, 1), (0, 2), (1, 2)]
+    outs = [tmp_path / f"{processes}_{rank}.safetensors" for rank, processes in runs]
+    rendezvous = (tmp_path / "rendezvous").as_uri()
+    each = [[out, rendezvous, rank, processes] for out, (rank, processes) in zip(outs, runs, strict=True)]
+    for done in run_processes(WORKER, *each, timeout=60):
+        assert done.status == 0, done.errors
+    alone, first, second = map(load_file, outs)
     for name, value in alone.items():
         assert torch.equal(first[name], value) and torch.equal(second[name], value), name

@@ -1,9 +1,4 @@
-import json
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from losses.perceptual import LPIPS
+from tests.processes import run_together
 from vqgan.config import Config, DataConfig, LossConfig, ModelConfig, PartConfig, TrainConfig
 from vqgan.training.run import Run, build_run
 from vqgan.training.trainer import Trainer
@@ -105,41 +101,6 @@ def make_arrays() -> Callable[..., Path]:
         return folder
 
     return make
-
-
-def run_together(worker: Path, folder: Path, arguments: Sequence[str], *, timeout: float) -> list[dict[str, Any]]:
-    """What two processes `worker OUT.json RANK PORT ARGUMENTS...` leave in their files.
-
-    Args:
-        timeout: for each, in seconds.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    children = [
-        subprocess.Popen(
-            [sys.executable, worker, folder / f"{rank}.json", str(rank), port, *arguments],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for child in children:
-            _, errors = child.communicate(timeout=timeout)
-            assert child.returncode == 0, errors
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
-    return [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
-
-
-@pytest.fixture(scope="session", name="run_together")
-def run_together_fixture() -> Callable[..., list[dict[str, Any]]]:
-    return run_together
 
 
 class Pair(NamedTuple):

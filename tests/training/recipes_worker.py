@@ -1,6 +1,6 @@
-"""Child process of test_recipes_processes.py: 50 updates of each recipe on this process's images, then what they left.
+"""Child process of test_recipes_processes.py: updates of each recipe on this process's images, and what they left.
 
-    python recipes_worker.py OUT.json RANK PORT RECIPE...
+    python recipes_worker.py OUT.json RANK PORT STEPS RECIPE...
 
 A recipe after a `!` trains without sharing gradients, to show that the comparison can fail; one after a `+` has every
 regulariser and ActNorm, too.
@@ -32,8 +32,7 @@ assert SPEC is not None and SPEC.loader is not None
 recipes = importlib.util.module_from_spec(SPEC)  # tests/ on the path would hide the package losses
 SPEC.loader.exec_module(recipes)
 
-STEPS, DISC_START, GAN_START = 50, 2, 5
-
+DISC_START, GAN_START = 2, 5
 
 EVERYTHING: dict[str, Any] = {
     "regularise": RegulariseConfig(lecam=0.1, r1=1.0, r2=1.0, gradient_penalty=1.0, penalty_every=4, label_noise=0.1),
@@ -49,11 +48,11 @@ class Blurred(FrozenDistance):
         return F.avg_pool2d(images - recon, 4).square().mean(dim=(1, 2, 3))
 
 
-def build(name: str) -> Run:
+def build(name: str, steps: int) -> Run:
     config: Config = recipes.reduced_recipe(name.lstrip("!+"))
     everything = EVERYTHING if name.startswith("+") else {}
     loss = dataclasses.replace(config.loss, disc_start=DISC_START, gan_start=GAN_START, ramp_steps=10, **everything)
-    train = dataclasses.replace(config.train, max_steps=STEPS, batch_size=4, accumulate=1, warmup_steps=5)
+    train = dataclasses.replace(config.train, max_steps=steps, batch_size=4, accumulate=1, warmup_steps=5)
     config = dataclasses.replace(config, loss=loss, train=train)
     networks = {term: Blurred() for term in network_terms(config.loss)}
     return build_run(config, networks=networks, device=torch.device("cpu"), origin={"init_from": None}, frozen=())
@@ -66,16 +65,16 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def train(name: str, rank: int, accelerator: Accelerator) -> dict[str, str]:
+def train(name: str, rank: int, steps: int, accelerator: Accelerator) -> dict[str, str]:
     """Digests of everything that must be equal, by what it is."""
     apart = name.startswith("!")
-    run = build(name)
+    run = build(name, steps)
     trainer = Trainer(run, accelerator)
     if apart:
         trainer._sync_if = lambda last, module: getattr(module, "no_sync", nullcontext)()  # type: ignore[method-assign]  # the fault
     side, channels = run.config.data.image_size, run.config.data.channels
     weights = []
-    for step in range(STEPS):
+    for step in range(steps):
         generator = torch.Generator().manual_seed(2 * step + rank)
         images = torch.rand(2, channels, side, side, generator=generator) * 2 - 1
         if step == 0:
@@ -96,11 +95,11 @@ def train(name: str, rank: int, accelerator: Accelerator) -> dict[str, str]:
     }
 
 
-def main(out: str, rank: str, port: str, names: list[str]) -> None:
+def main(out: str, rank: str, port: str, steps: int, names: list[str]) -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     accelerator = Accelerator(cpu=True)
-    Path(out).write_text(json.dumps({name: train(name, int(rank), accelerator) for name in names}))
+    Path(out).write_text(json.dumps({name: train(name, int(rank), steps, accelerator) for name in names}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5:])

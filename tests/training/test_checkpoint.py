@@ -4,8 +4,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.processes import run_processes
 from vqgan.errors import UserError
 from vqgan.run_folder import RunFolder
 from vqgan.store import StoreError, verify_folder
@@ -393,20 +392,10 @@ def test_a_lost_or_torn_ledger_deletes_nothing(two: RunFolder) -> None:
 
 
 def test_two_processes_save_together_and_fail_together(folder: RunFolder, tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
-    children = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(folder.root), str(rank), str(tmp_path / "rendezvous")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    (out, errors), (peer_out, peer_errors) = (child.communicate(timeout=60) for child in children)
-    assert [child.returncode for child in children] == [0, 9], errors + peer_errors
-    lines, peer_lines = out.splitlines(), peer_out.splitlines()
+    each = [[folder.root, rank, tmp_path / "rendezvous"] for rank in range(2)]
+    main, peer = run_processes(WORKER, *each, timeout=60)
+    assert (main.status, peer.status) == (0, 9), main.errors + peer.errors
+    lines, peer_lines = main.out.splitlines(), peer.out.splitlines()
     assert len(lines) == 6 and len(peer_lines) == 5
     assert lines[0] == peer_lines[0] == lines[3] == peer_lines[3] == "saved"
     assert "another process failed" in lines[1] and "mean of rank_1.safetensors holds NaN" in peer_lines[1]

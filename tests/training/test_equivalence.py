@@ -1,14 +1,12 @@
 """One process, two processes and accumulation must do the same update (float64, three updates, both networks)."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
+
+from tests.processes import free_port, run_processes
 
 WORKER = Path(__file__).with_name("update_worker.py")
 Changes = dict[str, Tensor]
@@ -16,23 +14,10 @@ Changes = dict[str, Tensor]
 
 def run_workers(folder: Path, processes: int, accumulate: int, *switches: str) -> list[Changes]:
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     outs = [folder / f"{rank}.safetensors" for rank in range(processes)]
-    children = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(out), str(rank), str(processes), str(accumulate), *switches],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, out in enumerate(outs)
-    ]
-    for child in children:
-        _, errors = child.communicate(timeout=120)
-        assert child.returncode == 0, errors
+    common = [processes, free_port(), accumulate, *switches]
+    for done in run_processes(WORKER, *([out, rank, *common] for rank, out in enumerate(outs)), timeout=120):
+        assert done.status == 0, done.errors
     return [load_file(out) for out in outs]
 
 

@@ -1,6 +1,6 @@
 """Child process of test_equivalence.py: three updates in float64, and what they changed, written to a file.
 
-    python update_worker.py OUT.safetensors RANK PROCESSES ACCUMULATE [SWITCH ...]
+    python update_worker.py OUT.safetensors RANK PROCESSES PORT ACCUMULATE [SWITCH ...]
 
 Switches: no-adaptive, plain-init, no-sync, reseed, ema, nan-on-last.
 """
@@ -61,9 +61,10 @@ def build(switches: list[str], accumulate: int) -> Run:
     return run
 
 
-def main(out: str, rank: int, processes: int, accumulate: int, switches: list[str]) -> None:
+def main(out: str, rank: int, processes: int, port: str, accumulate: int, switches: list[str]) -> None:
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     accelerator = Accelerator(cpu=True)
     run = build(switches, accumulate)
     before = {f"g.{n}": p.detach().clone() for n, p in run.model.named_parameters()}
@@ -113,4 +114,4 @@ def main(out: str, rank: int, processes: int, accumulate: int, switches: list[st
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), sys.argv[6:])
