@@ -126,6 +126,7 @@ def test_losses_import_nothing_of_vqgan() -> None:
         ("matplotlib", "vqgan.ablation.curves"),
         ("tensorboard", "vqgan.training.tracking"),
         ("torch_fidelity", "vqgan.metrics.inception"),
+        ("triton", "vqgan.quantizers.triton_search"),
     ],
 )
 def test_a_library_has_one_place(library: str, place: str) -> None:
@@ -140,6 +141,7 @@ def test_every_library_is_declared() -> None:
     declared = {re.split("[<>=]", line)[0] for line in settings["options"]["install_requires"].split()}
     spelled = {"PIL": "pillow", "yaml": "pyyaml", "wids": "webdataset", "torch_fidelity": "torch-fidelity"}
     used = {library for name in MODULES for library in libraries(name)} - sys.stdlib_module_names - {"vqgan", "losses"}
+    used -= {"triton"}  # comes with torch, where it exists
     assert {spelled.get(library, library) for library in used} <= declared
 
 

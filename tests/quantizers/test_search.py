@@ -1,5 +1,6 @@
 """Search: exact, without the N x K matrix, and the same whatever surrounds a vector."""
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqgan.precision import full_precision
-from vqgan.quantizers.search import _search, nearest
+from vqgan.quantizers import search
+from vqgan.quantizers.search import _chunked, _doubt, nearest
 
 Draw = Callable[..., Tensor]
 
@@ -102,6 +104,40 @@ def test_entries_far_from_the_data(draw: Draw) -> None:
     assert worst_excess(z, codebook, nearest(z, codebook)) < 1e-6
 
 
+@pytest.mark.parametrize("offset, dim", [(0.0, 1), (0.0, 256), (10.0, 64), (1000.0, 8)])
+def test_scores_are_better_than_their_doubt(draw: Draw, offset: float, dim: int) -> None:
+    """Two of them may each be wrong by half of it."""
+    z, codebook = draw(200, dim) + offset, 3 * draw(400, dim)
+    scores = codebook.square().sum(1) / 2 - z @ codebook.T
+    exact = codebook.double().square().sum(1) / 2 - z.double() @ codebook.double().T
+    doubt = _doubt(z, torch.linalg.vector_norm(codebook, dim=1).amax())
+    assert ((scores - exact).abs() < doubt / 2).all()
+
+
+@pytest.mark.parametrize("dim", [2, 8, 64, 256])
+def test_measures_only_where_there_is_a_doubt(draw: Draw, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a shortcut and no other answer: clear rows, near ties and far entries, in several tiles of columns."""
+    z, rows = draw(300, dim), draw(500, dim)
+    codebook = torch.cat([rows, rows * (1 + 1e-7 * draw(500, dim).sign()), rows[:40], 30 * draw(100, dim)])
+    measured: list[int] = []
+    closest = search._closest
+
+    def counted(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:
+        measured.append(len(z))
+        return closest(z, codebook, candidates)
+
+    monkeypatch.setattr(search, "_closest", counted)
+    for entries in (codebook, rows):
+        for budget in (2**26, 200_000):
+            indices = nearest(z, entries, budget_bytes=budget)
+            with monkeypatch.context() as patched:
+                patched.setattr(search, "_doubt", lambda part, reach: torch.full((len(part), 1), torch.inf))
+                assert torch.equal(indices, nearest(z, entries, budget_bytes=budget))
+    measured.clear()
+    nearest(z, rows)
+    assert sum(measured) < 0.1 * len(z)
+
+
 @pytest.fixture(params=["high", "medium"])
 def low_precision(request: pytest.FixtureRequest) -> Iterator[None]:
     """TF32, or bf16 on some CPUs, in float32 products."""
@@ -156,5 +192,53 @@ class LargestTensor(TorchDispatchMode):
 def test_memory_stays_within_the_budget(draw: Draw) -> None:
     z, codebook = draw(1024, 8), draw(16_384, 8)  # dense: 64 MiB
     with LargestTensor() as largest, full_precision():
-        _search(z, codebook, 2**20)
+        _chunked(z, codebook, 2**20)
     assert 2**18 < largest.bytes <= 2**20
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A process whose tensors are all taken for those of a GPU."""
+    monkeypatch.setattr(search, "_can_fuse", lambda z: True)
+    monkeypatch.setattr(search, "_launched", set())
+    monkeypatch.setattr(search, "_given_up", [])
+    return monkeypatch
+
+
+def test_without_triton_nothing_is_said(draw: Draw, fused: pytest.MonkeyPatch) -> None:
+    fused.setitem(sys.modules, "triton", None)
+    fused.delitem(sys.modules, "vqgan.quantizers.triton_search", raising=False)
+    z, codebook = draw(20, 4), draw(30, 4)
+    assert torch.equal(nearest(z, codebook), squared_distances(z, codebook).argmin(1))
+
+
+def fail(error: Exception) -> Callable[..., Tensor]:
+    def call(*args: Any) -> Tensor:
+        raise error
+
+    return call
+
+
+def test_a_kernel_that_does_not_start_is_replaced_once_and_said(draw: Draw, fused: pytest.MonkeyPatch) -> None:
+    fused.setattr(search, "_fused", fail(RuntimeError("no compiler\nand a long story")))
+    z, codebook = draw(20, 4), draw(30, 4)
+    with pytest.warns(UserWarning, match="does not start.*RuntimeError: no compiler$"):
+        first = nearest(z, codebook)
+    assert torch.equal(first, squared_distances(z, codebook).argmin(1))
+    assert torch.equal(nearest(z, codebook), first)  # a second warning would be an error here
+
+
+def test_a_kernel_that_has_run_is_not_replaced(draw: Draw, fused: pytest.MonkeyPatch) -> None:
+    z, codebook = draw(20, 4), draw(30, 4)
+    fused.setattr(search, "_fused", search._chunked)
+    nearest(z, codebook)
+    fused.setattr(search, "_fused", fail(RuntimeError("launch failure")))
+    with pytest.raises(RuntimeError, match="launch failure"):
+        nearest(z, codebook)
+
+
+def test_too_little_memory_is_no_reason_to_give_up(draw: Draw, fused: pytest.MonkeyPatch) -> None:
+    fused.setattr(search, "_fused", fail(torch.OutOfMemoryError("full")))
+    with pytest.raises(torch.OutOfMemoryError):
+        nearest(draw(20, 4), draw(30, 4))
+    assert not search._given_up
