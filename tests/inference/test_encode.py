@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vqgan.array_folder import MANIFEST, PARTIAL
 from vqgan.data.transforms import CENTRE, to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference import encode as room
@@ -23,7 +24,7 @@ from vqgan.inference import reading
 from vqgan.inference.encode import Options, encode
 from vqgan.inference.reading import read_crop
 from vqgan.model import VQGAN
-from vqgan.tokens import MANIFEST, PARTIAL, TokenDataset
+from vqgan.tokens import TokenDataset
 
 ROOT = Path(__file__).parent.parent.parent
 Paint = Callable[..., np.ndarray]
