@@ -27,16 +27,17 @@ NDF = 8
 def reduced_recipe(name: str) -> Config:
     """A recipe with its parts and objectives as they are and its sizes cut: resolved, checked, nothing to download.
 
-    Width 32, one residual block per level, 64 codes, a discriminator of width 8, the smallest possible images, batches
-    of 4, float32, the smallest backbone for LPIPS. The number of levels, the levels that have attention and all
-    settings of the game stay.
+    Width 32, one residual block per level, 64 codes where their number is an argument, a discriminator of width 8, the
+    smallest possible images, batches of 4, float32, the smallest backbone for LPIPS. The number of levels, the levels
+    that have attention and all settings of the game stay.
 
     Args:
         name: of a file in configs/, without its ending.
     """
     config = load_config(name)
     model, loss = config.model, config.loss
-    quantizer = PartConfig(name=model.quantizer.name, args=model.quantizer.args | {"codebook_size": 64})
+    codes = {"codebook_size": 64} if "codebook_size" in model.quantizer.args else {}
+    quantizer = PartConfig(name=model.quantizer.name, args=model.quantizer.args | codes)
     discriminator = PartConfig(name=loss.discriminator.name, args=loss.discriminator.args | {"ndf": NDF})
     logits = {term: "random" for term in loss.terms if term in LOGITS_TERMS}
     perceptual = replace(loss.perceptual, net="squeeze", weights="random", logits_weights=logits)

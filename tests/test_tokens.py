@@ -16,18 +16,18 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from vqgan.errors import UserError
-from vqgan.tokens import (
+from vqgan.array_folder import (
     MANIFEST,
     PARTIAL,
+    TOKENS,
     Details,
-    TokenDataset,
     planned_files,
     shard_files,
-    smallest_dtype,
     write_manifest,
     write_shard,
 )
+from vqgan.errors import UserError
+from vqgan.tokens import TokenDataset, smallest_dtype
 
 ODD = os.fsdecode(b"byte\xff.png")
 Make = Callable[..., Path]
@@ -55,7 +55,7 @@ def make(tmp_path: Path) -> Make:
             none: list[None] = [None] * count
             columns = {"labels": none, "captions": none, "documents": none} | columns
             details = Details(names=[f"{i}.png" for i in images], positions=[2 * i for i in images], **columns)
-            entries.append(write_shard(folder, number, tokens if views > 1 else tokens[:, 0], details))
+            entries.append(write_shard(folder, number, tokens if views > 1 else tokens[:, 0], details, TOKENS))
             first += count
         write_manifest(
             folder,
@@ -87,9 +87,10 @@ def test_dtypes(codes: int, dtype: str) -> None:
 
 
 def test_names_of_files() -> None:
-    assert shard_files(12) == ("tokens_00012.safetensors", "tokens_00012.json")
-    assert planned_files({"images": 5, "shard_size": 4}) == [*shard_files(0), *shard_files(1)]
-    assert planned_files({"images": 4, "shard_size": 4}) == [*shard_files(0)]
+    assert shard_files(12, TOKENS) == ("tokens_00012.safetensors", "tokens_00012.json")
+    both = [*shard_files(0, TOKENS), *shard_files(1, TOKENS)]
+    assert planned_files({"kind": "vqgan tokens", "images": 5, "shard_size": 4}) == both
+    assert planned_files({"kind": "vqgan tokens", "images": 4, "shard_size": 4}) == both[:2]
 
 
 def test_items(make: Make) -> None:
@@ -141,7 +142,7 @@ def test_the_files_are_plain(make: Make, tmp_path: Path) -> None:
 
 def test_odd_names_survive(tmp_path: Path) -> None:
     details = Details(names=[ODD], positions=[0], labels=[None], captions=[None], documents=[None])
-    write_shard(tmp_path, 0, np.zeros((1, 2, 3), np.uint8), details)
+    write_shard(tmp_path, 0, np.zeros((1, 2, 3), np.uint8), details, TOKENS)
     content = (tmp_path / "tokens_00000.json").read_bytes()
     assert content.isascii() and os.fsencode(json.loads(content)["names"][0]) == b"byte\xff.png"
 
@@ -220,7 +221,7 @@ def test_a_damaged_manifest(make: Make) -> None:
         TokenDataset(folder)
 
 
-@pytest.mark.parametrize("name", shard_files(1))
+@pytest.mark.parametrize("name", shard_files(1, TOKENS))
 def test_sizes_are_checked_at_once_and_hashes_when_asked(make: Make, name: str) -> None:
     folder = make(2, 2)
     path = folder / name

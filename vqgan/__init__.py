@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vqgan.latents import LatentDataset
     from vqgan.model import VQGAN
     from vqgan.tokens import TokenDataset
 
-__all__ = ["VQGAN", "TokenDataset", "__version__"]
+__all__ = ["VQGAN", "LatentDataset", "TokenDataset", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from vqgan.tokens import TokenDataset
 
         return TokenDataset
+    if name == "LatentDataset":
+        from vqgan.latents import LatentDataset
+
+        return LatentDataset
     raise AttributeError(f"module 'vqgan' has no attribute {name!r}")

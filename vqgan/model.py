@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 class VQGANOutput(NamedTuple):
     recon: Tensor  # (B, C, H, W), linear: not clamped to [-1, 1]
     quantized: QuantizerOutput
-    z: Latents  # (B, D, h, w), encoder vectors before quantization, detached
+    z: Latents  # (B, in_channels, h, w), encoder vectors before quantization, detached
     features: Tensor  # (B, ch, H, W), what the last layer saw, detached
 
 
@@ -55,7 +55,7 @@ class Origin(NamedTuple):
 
 
 class VQGAN(nn.Module):
-    """Convolutional autoencoder with a discrete bottleneck (VQGAN, arXiv:2012.09841).
+    """Convolutional autoencoder with a bottleneck, discrete (VQGAN, arXiv:2012.09841) or continuous.
 
     The attributes encoder, quant_conv, quantize, post_quant_conv and decoder, and the weight names below them, are
     those of taming-transformers.
@@ -129,11 +129,11 @@ class VQGAN(nn.Module):
 
     @property
     def codebook_size(self) -> int:
-        """K: indices lie in [0, K)."""
+        """K: indices lie in [0, K); 0 without codes."""
         return self.quantize.codebook_size
 
     def bits_per_image(self, height: int, width: int) -> float:
-        """Bits that the indices of a height x width image take: h * w * log2(K) for one grid, sides rounded up."""
+        """Bits of a height x width image, sides rounded up; for one grid of indices h * w * log2(K)."""
         return self.quantize.bits(math.ceil(height / self.stride), math.ceil(width / self.stride))
 
     def weights_hash(self) -> str:
@@ -171,12 +171,18 @@ class VQGAN(nn.Module):
         return VQGANOutput(recon, quantized, z.detach(), features.detach())
 
     def encode_z(self, images: Tensor) -> Tensor:
-        """Encoder vectors (B, D, ceil(H / stride), ceil(W / stride)) before quantization, of images of any size."""
+        """Encoder vectors (B, D, ceil(H / stride), ceil(W / stride)) before quantization, of images of any size.
+
+        A quantizer may take more channels than it gives: see `Quantizer.in_channels`.
+        """
         self._check_images(images)
         return self.quant_conv(self.encoder(pad_to_stride(images, self.stride)))
 
     def encode(self, images: Tensor) -> QuantizerOutput:
-        """Quantize images of any size, (B, C, H, W) in [-1, 1]; indices (B, ceil(H / stride), ceil(W / stride))."""
+        """Quantize images of any size, (B, C, H, W) in [-1, 1]; indices (B, ceil(H / stride), ceil(W / stride)).
+
+        Without codes `indices` is the empty tuple, and `z_q` is the latent: of `kl` the mean, in evaluation mode.
+        """
         return self.quantize(self.encode_z(images))
 
     def decode(self, z_q: Tensor) -> Tensor:
@@ -187,7 +193,7 @@ class VQGAN(nn.Module):
         """Reconstructions (B, C, h * stride, w * stride) of indices (B, h, w) in [0, K); linear, not clamped.
 
         Raises:
-            UserError: other shapes than `encode` gives, no integers, or a value outside [0, K).
+            UserError: other shapes than `encode` gives, no integers, a value outside [0, K), or a model without codes.
         """
         self.quantize.check_indices(indices)
         return self.decode(self.quantize.decode(to_int64(indices)))

@@ -26,8 +26,7 @@ pipeline_tag: image-feature-extraction
 {license}
 tags:
 - vqgan
-- image-tokenizer
-- vector-quantization
+{tags}
 ---
 
 # VQGAN image {noun}
@@ -86,7 +85,7 @@ def model_card(
         name: what `from_pretrained` takes, for the example: a folder or an id on the hub.
         args: constructor arguments of the model.
         stride: pixels per token.   quantizer: of the model.   parameters: their count.
-        bits: that the indices of an image of the trained size take.
+        bits: that the indices, or the latent, of an image of the trained size take.
         metadata: of the export; any JSON. Known keys: weights, step, chosen_by, validation (tag to number).
         sha256: of model.safetensors.
         license: identifier such as "mit"; None leaves a line to fill in.
@@ -98,7 +97,9 @@ def model_card(
         raise UserError(f"license is {license!r}; expected an identifier such as 'mit' or 'cc-by-4.0'.")
     channels, size = args["channels"], args["image_size"]
     grids = quantizer.grids(size // stride, size // stride)
-    tokens = " + ".join(" x ".join(map(str, grid)) for grid in grids) or "none"
+    latent = (quantizer.codebook_dim, size // stride, size // stride)
+    made = " + ".join(" x ".join(map(str, grid)) for grid in (grids or [latent]))
+    words = _words(quantizer, len(grids))
     rows = {
         "variant": f"{args['variant']}, quantizer `{args['quantizer']['name']}`",
         "image channels": f"{channels}, values in [-1, 1]",
@@ -106,7 +107,7 @@ def model_card(
         "codebook_size": " + ".join(f"{size:,}" for size in quantizer.codebook_sizes) or "none",
         "codebook_dim": f"{quantizer.codebook_dim}",
         "parameters": f"{parameters:,}",
-        "tokens per image": f"{tokens} at {size} x {size} pixels",
+        f"{words['things']} per image": f"{made} at {size} x {size} pixels",
         "bits per image": f"{bits:,.10g} at {size} x {size} pixels",
     }
     text = _TEXT.format(
@@ -114,10 +115,10 @@ def model_card(
         name=json.dumps(name, ensure_ascii=False),
         channels=channels,
         size=size,
-        **_words(quantizer, len(grids)),
+        **words,
         architecture=_table(("", ""), rows),
         training=_training(metadata),
-        limits="\n".join(f"- {limit}" for limit in _limits(metadata, size)),
+        limits="\n".join(f"- {limit}" for limit in _limits(metadata, size, words)),
         sha256=sha256,
     )
     return text + _MARK.format(_digest(text))
@@ -127,6 +128,9 @@ def _words(quantizer: Quantizer, grids: int) -> dict[str, str]:
     """What differs between bottlenecks."""
     if not quantizer.discrete:
         return {
+            "tags": "- image-autoencoder",
+            "things": "latents",
+            "linear": "`decode` is linear: what it gives",
             "noun": "autoencoder",
             "kind": "continuous",
             "what": "a grid of vectors, its latent",
@@ -137,6 +141,9 @@ def _words(quantizer: Quantizer, grids: int) -> dict[str, str]:
     books = "q, " if len(quantizer.codebook_sizes) > 1 else ""
     form = "int64 tensors, the coarsest first" if grids > 1 else f"(B, {books}h, w) int64"
     return {
+        "tags": "- image-tokenizer\n- vector-quantization",
+        "things": "tokens",
+        "linear": "`decode` and `decode_indices` are linear: what they give",
         "noun": "tokenizer",
         "kind": "discrete",
         "what": f"{'grids' if grids > 1 else 'a grid'} of whole numbers, its tokens",
@@ -171,15 +178,15 @@ def _training(metadata: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "Nothing is recorded about it."
 
 
-def _limits(metadata: Mapping[str, Any], image_size: int) -> list[str]:
+def _limits(metadata: Mapping[str, Any], image_size: int, words: Mapping[str, str]) -> list[str]:
     figures = metadata.get("validation")
     tags = list(figures) if isinstance(figures, Mapping) else []
     limits = [
         f"Trained on images of {image_size} x {image_size} pixels. Other sizes work (they are padded to multiples of "
         f"the stride), but normalisation and attention then see other statistics.",
-        "`decode` and `decode_indices` are linear: what they give can leave [-1, 1] a little, so clamp it.",
+        f"{words['linear']} can leave [-1, 1] a little, so clamp it.",
         "It is lossy: small text, faces and fine patterns are redrawn, not copied.",
-        "Tokens mean something to these weights only.",
+        f"{words['things'].capitalize()} mean something to these weights only.",
     ]
     if tags:
         limits.append(

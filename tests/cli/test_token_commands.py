@@ -27,11 +27,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_encode_passes_everything_on(calls: list[Any]) -> None:
     assert main(["encode", "runs/demo", "a {b}", "out"], prog="sample.py", commands=SAMPLE_COMMANDS) == 5
     options = ["--size", "64", "--views", "3", "--shard-size", "100", "--overwrite", "--weights", "raw"]
+    options += ["--latents", "--dtype", "float16"]
     assert main(["encode", *options, "--batch-size", "4", "--device", "cpu", "m", "x.png", "out"]) == 5
-    plain = {"size": None, "views": 1, "shard_size": 10_000, "overwrite": False, **COMMON}
-    chosen = {"size": 64, "views": 3, "shard_size": 100, "overwrite": True}
+    plain = {"size": None, "views": 1, "shard_size": 10_000, "overwrite": False, "latents": False, "dtype": None}
+    chosen = {"size": 64, "views": 3, "shard_size": 100, "overwrite": True, "latents": True, "dtype": "float16"}
     assert calls == [
-        ("runs/demo", "a {b}", Path("out"), plain),
+        ("runs/demo", "a {b}", Path("out"), {**plain, **COMMON}),
         ("m", "x.png", Path("out"), {**chosen, "weights": "raw", "device": "cpu", "batch_size": 4}),
     ]
 

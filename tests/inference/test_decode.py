@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vqgan.array_folder import MANIFEST
 from vqgan.errors import UserError
 from vqgan.inference import decode as room
 from vqgan.inference import reading
@@ -16,7 +17,7 @@ from vqgan.inference.decode import Options, decode, view_key
 from vqgan.inference.encode import Options as EncodeOptions
 from vqgan.inference.encode import encode
 from vqgan.model import VQGAN
-from vqgan.tokens import MANIFEST, TokenDataset
+from vqgan.tokens import TokenDataset
 
 Paint = Callable[..., np.ndarray]
 Load = Callable[[Path], np.ndarray]

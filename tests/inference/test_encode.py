@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.processes import free_port, run_processes
+from vqgan.array_folder import MANIFEST, PARTIAL
 from vqgan.data.transforms import CENTRE, to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference import encode as room
@@ -21,7 +22,7 @@ from vqgan.inference import reading
 from vqgan.inference.encode import Options, encode
 from vqgan.inference.reading import read_crop
 from vqgan.model import VQGAN
-from vqgan.tokens import MANIFEST, PARTIAL, TokenDataset
+from vqgan.tokens import TokenDataset
 
 ROOT = Path(__file__).parent.parent.parent
 WORKER = Path(__file__).with_name("encode_worker.py")

@@ -49,7 +49,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, takes: str = "input"
     parser.add_argument("model", metavar="MODEL", help="a run, checkpoint or exported model folder, or a hub id")
     described = {
         "input": "an image, a folder of images, or any other source of images",
-        "tokens": "a folder of tokens",
+        "tokens": "a folder of tokens or latents",
     }
     parser.add_argument(takes, metavar=takes.upper(), help=described[takes])
     parser.add_argument("--weights", default="ema", choices=("raw", "ema"), help="which of a run (default: ema)")

@@ -1,4 +1,4 @@
-"""`vqgan decode`: tokens in, images out."""
+"""`vqgan decode`: tokens or latents in, images out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,13 @@ from vqgan.cli.launch import start_missing_processes
 
 
 def run(argv: Sequence[str]) -> int:
-    """Turn a folder of tokens back into images."""
+    """Turn a folder of tokens or latents back into images."""
     parser = Parser(prog="vqgan decode", description=run.__doc__)
     add_model_arguments(parser, takes="tokens")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to write to; names are kept")
-    parser.add_argument("--force", action="store_true", help="decode tokens of another model, if codes and stride fit")
+    parser.add_argument(
+        "--force", action="store_true", help="decode what another model made, if codes, or channels, and stride fit"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUTPUT")
     options = parser.parse_args(list(argv))
     start_missing_processes()

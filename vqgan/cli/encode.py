@@ -1,4 +1,4 @@
-"""`vqgan encode`: images in, tokens out."""
+"""`vqgan encode`: images in, tokens or latents out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from vqgan.cli.launch import start_missing_processes
 
 
 def run(argv: Sequence[str]) -> int:
-    """Turn images into a folder of tokens, for training a second stage."""
+    """Turn images into a folder of tokens, or latents, for training a second stage."""
     parser = Parser(prog="vqgan encode", description=run.__doc__)
     add_model_arguments(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to write to; docs/tokens.md says what")
@@ -22,7 +22,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--shard-size", type=positive, default=10_000, metavar="N", help="images per file (default: 10000)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the tokens of an earlier encode in OUTPUT")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier encode left in OUTPUT")
+    parser.add_argument("--latents", action="store_true", help="write what the decoder takes, instead of tokens")
+    parser.add_argument("--dtype", choices=("float32", "float16"), help="of latents (default: float32)")
     options = parser.parse_args(list(argv))
     start_missing_processes()
 

@@ -110,9 +110,11 @@ class PrecisionCheck:
 
 
 def bits(network: VQGAN, size: int) -> dict[str, Any]:
-    """What the indices of a size x size image take."""
+    """What a size x size image takes: its indices, or its latent where there are none."""
     side = math.ceil(size / network.stride)
+    latent = {} if network.quantize.discrete else {"latent": [network.quantize.codebook_dim, side, side]}
     return {
+        **latent,
         "bits_per_image": network.bits_per_image(size, size),
         "bits_per_pixel": network.bits_per_image(size, size) / size**2,
         "tokens_per_image": sum(math.prod(grid) for grid in network.quantize.grids(side, side)),

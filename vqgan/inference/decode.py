@@ -1,6 +1,7 @@
-"""A folder of tokens back to images, bit for bit what `reconstruct --size` makes of the same source (float32).
+"""A folder of tokens or latents back to images.
 
-For that every image decodes at the place in its group where it was encoded; see `vqgan.inference.reading`.
+Of tokens, and of latents in float32, they are bit for bit those that `reconstruct --size` makes of the same source. For
+that every image decodes at the place in its group where it was encoded; see `vqgan.inference.reading`.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vqgan.array_folder import LATENTS, MANIFEST, Array, form_of, read_manifest
 from vqgan.data.files import plural
 from vqgan.data.keys import quoted
 from vqgan.data.transforms import to_uint8
@@ -24,12 +26,15 @@ from vqgan.inference.opening import open_output
 from vqgan.inference.outputs import name_outputs, write_image
 from vqgan.inference.passes import one_core_each, passes_at_once
 from vqgan.inference.team import Team, open_team
+from vqgan.latents import LatentDataset
 from vqgan.model import VQGAN
 from vqgan.pretrained import Weights
 from vqgan.quantizers.grids import Shape, unpack
-from vqgan.tokens import MANIFEST, TokenDataset
+from vqgan.tokens import TokenDataset
 
 WRITERS = 2  # threads
+
+Encoded = TokenDataset | LatentDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class Options:
     """How to decode; the command line's switches."""
 
     force: bool = False
-    """Decode tokens of another model, if its codes and stride fit."""
+    """Decode what another model made, if codes, or channels, and stride fit."""
     overwrite: bool = False
     """Replace files that exist."""
     weights: Weights = "ema"
@@ -51,16 +56,16 @@ class Job:
     """A `decode` under way."""
 
     network: VQGAN
-    tokens: TokenDataset
+    encoded: Encoded
     targets: Sequence[Path]
-    """By item of `tokens`."""
+    """By item of `encoded`."""
     options: Options
     team: Team
     ledger: Ledger
 
 
 def decode(model: str, tokens: str, output: Path, options: Options) -> int:
-    """Write the images of a folder of tokens below `output`, under the names of those that were encoded.
+    """Write the images of a folder of tokens or latents below `output`, under the names of those that were encoded.
 
     Args:
         model: see `VQGAN.from_pretrained`; the one that encoded.
@@ -73,12 +78,12 @@ def decode(model: str, tokens: str, output: Path, options: Options) -> int:
         0.
 
     Raises:
-        UserError: no such model, tokens or device, damaged tokens or those of another model, or a file that cannot be
+        UserError: no such model, folder or device, a damaged folder or one of another model, or a file that cannot be
             written or would be written over.
     """
     team = open_team(options.device)
     network = VQGAN.from_pretrained(model, weights=options.weights, device=team.device)
-    dataset = TokenDataset(tokens, verify=True)
+    dataset = open_encoded(Path(tokens))
     model_hash = network.weights_hash()
     for warning in check_model(network, model_hash, dataset, options):
         team.say(warning)
@@ -89,7 +94,7 @@ def decode(model: str, tokens: str, output: Path, options: Options) -> int:
         open_output(ledger, targets, team, overwrite=options.overwrite)
         if ledger.done:
             team.say(f"{len(ledger.done)} of {len(dataset)} were done before; going on.")
-        job = Job(network=network, tokens=dataset, targets=targets, options=options, team=team, ledger=ledger)
+        job = Job(network=network, encoded=dataset, targets=targets, options=options, team=team, ledger=ledger)
         _write_images(job)
         team.wait()
         ledger.close()
@@ -100,27 +105,29 @@ def decode(model: str, tokens: str, output: Path, options: Options) -> int:
     return 0
 
 
-def check_model(network: VQGAN, found: str, tokens: TokenDataset, options: Options) -> list[str]:
-    """Make sure that the model of hash `found` made these tokens; what the user should know if it is used by force.
+def open_encoded(folder: Path) -> Encoded:
+    """Tokens or latents, whatever lies there, with all hashes compared.
 
     Raises:
-        UserError: another model without `force`, or one whose codebook or stride do not fit.
+        UserError: neither, or damaged.
     """
-    made_with = tokens.manifest["model"]
+    reader = LatentDataset if form_of(read_manifest(folder)) == LATENTS else TokenDataset
+    return reader(folder, verify=True)
+
+
+def check_model(network: VQGAN, found: str, encoded: Encoded, options: Options) -> list[str]:
+    """Make sure that the model of hash `found` encoded this; what the user should know if it is used by force.
+
+    Raises:
+        UserError: another model without `force`, or one whose codes, channels or stride do not fit.
+    """
+    made_with = encoded.manifest["model"]
     if made_with["sha256"] == found:
         return []
-    hashes = f"{quoted(tokens.folder)} was encoded by model {made_with['sha256']}; this one is {found}."
-    quantizer, side = network.quantize, tokens.manifest["image_size"] // tokens.manifest["stride"]
-    if (quantizer.codebook_size, network.stride) != (tokens.codebook_size, tokens.manifest["stride"]):
-        raise UserError(
-            f"{hashes} It cannot decode them: it has {quantizer.codebook_size} codes and stride {network.stride}, "
-            f"the tokens need {tokens.codebook_size} and {tokens.manifest['stride']}."
-        )
-    if quantizer.grids(side, side) != tokens.grids:
-        raise UserError(
-            f"{hashes} It cannot decode them: it has {_shapes(quantizer.grids(side, side)) or 'no'} tokens of an "
-            f"image, the tokens are {_shapes(tokens.grids)}."
-        )
+    hashes = f"{quoted(encoded.folder)} was encoded by model {made_with['sha256']}; this one is {found}."
+    misfit = _misfit(network, encoded)
+    if misfit is not None:
+        raise UserError(f"{hashes} It cannot decode them: {misfit}.")
     if options.force:
         return [f"{hashes} Decoding all the same (--force)."]
     weights = made_with["weights"]
@@ -128,24 +135,44 @@ def check_model(network: VQGAN, found: str, tokens: TokenDataset, options: Optio
     raise UserError(f"{hashes} Give the model that encoded them{other}, encode again, or say --force.")
 
 
+def _misfit(network: VQGAN, encoded: Encoded) -> str | None:
+    """Why a model cannot decode what another one encoded, in words; None: it can."""
+    quantizer, stride = network.quantize, encoded.manifest["stride"]
+    side = encoded.manifest["image_size"] // stride
+    if isinstance(encoded, LatentDataset):
+        here, there = (quantizer.codebook_dim, network.stride), (encoded.grid[0], stride)
+        if here == there:
+            return None
+        return f"it has {here[0]} channels and stride {here[1]}, the latents need {there[0]} and {there[1]}"
+    if (quantizer.codebook_size, network.stride) != (encoded.codebook_size, stride):
+        return (
+            f"it has {quantizer.codebook_size} codes and stride {network.stride}, the tokens need "
+            f"{encoded.codebook_size} and {stride}"
+        )
+    if quantizer.grids(side, side) != encoded.grids:
+        own = _shapes(quantizer.grids(side, side)) or "no"
+        return f"it has {own} tokens of an image, the tokens are {_shapes(encoded.grids)}"
+    return None
+
+
 def _shapes(grids: Sequence[Shape]) -> str:
     return " + ".join(" x ".join(map(str, grid)) for grid in grids)
 
 
-def targets_of(tokens: TokenDataset, output: Path, suffix: str) -> list[Path]:
+def targets_of(encoded: Encoded, output: Path, suffix: str) -> list[Path]:
     """File of each item. Files that were left out take part in the naming, so names are those of `reconstruct`."""
-    bad = {file["position"]: file["name"] for file in tokens.bad}
-    names = bad | {int(position): tokens.name(image) for image, position in enumerate(tokens.positions)}
+    bad = {file["position"]: file["name"] for file in encoded.bad}
+    names = bad | {int(position): encoded.name(image) for image, position in enumerate(encoded.positions)}
     ordered = sorted(names)
-    keys = [view_key(names[position], view) for view in range(tokens.views) for position in ordered]
+    keys = [view_key(names[position], view) for view in range(encoded.views) for position in ordered]
     paths = dict(
         zip(
-            ((position, view) for view in range(tokens.views) for position in ordered),
+            ((position, view) for view in range(encoded.views) for position in ordered),
             name_outputs(keys, output, suffix),
             strict=True,
         )
     )
-    return [paths[int(position), view] for position in tokens.positions for view in range(tokens.views)]
+    return [paths[int(position), view] for position in encoded.positions for view in range(encoded.views)]
 
 
 def view_key(name: str, view: int) -> str:
@@ -174,10 +201,10 @@ def _write_images(job: Job) -> None:
 
 def _images(job: Job) -> Iterator[tuple[int, Tensor]]:
     """Items that are not done yet, and their images (C, S, S) uint8."""
-    tokens, micro_batch = job.tokens, job.tokens.manifest["micro_batch"]
-    groups = tokens.positions // micro_batch
+    encoded, micro_batch = job.encoded, job.encoded.manifest["micro_batch"]
+    groups = encoded.positions // micro_batch
     missing = sorted(
-        {(int(groups[item // tokens.views]), item % tokens.views) for item in range(len(tokens))
+        {(int(groups[item // encoded.views]), item % encoded.views) for item in range(len(encoded))
          if item not in job.ledger.done}
     )  # fmt: skip
     mine = job.team.share(missing)
@@ -185,15 +212,15 @@ def _images(job: Job) -> Iterator[tuple[int, Tensor]]:
     def through_model(part: tuple[int, int]) -> tuple[list[int], Tensor]:
         group, view = part
         images = range(*np.searchsorted(groups, [group, group + 1]).tolist())
-        places = (tokens.positions[images] % micro_batch).tolist()
-        indices = torch.zeros(micro_batch, *tokens.grid, dtype=torch.int64)
+        places = (encoded.positions[images] % micro_batch).tolist()
+        arrays = np.zeros((micro_batch, *encoded.grid), encoded.manifest["dtype"])
         for image, place in zip(images, places, strict=True):
-            indices[place] = torch.from_numpy(tokens.tokens(image)[view].astype(np.int64))
+            arrays[place] = encoded.stored(image)[view]
         with torch.no_grad():
-            recon = to_uint8(job.network.decode_indices(unpack(indices.to(job.team.device), tokens.grids)).cpu())
-        return [image * tokens.views + view for image in images], recon[places]
+            recon = to_uint8(_recon(job, arrays).cpu())
+        return [image * encoded.views + view for image in images], recon[places]
 
-    at_once = passes_at_once(job.network, tokens.manifest["image_size"], micro_batch, job.team.device)
+    at_once = passes_at_once(job.network, encoded.manifest["image_size"], micro_batch, job.team.device)
     sizes = dict(zip(*(values.tolist() for values in np.unique(groups, return_counts=True)), strict=True))
     total = sum(sizes[group] for group, _ in mine)
     with tqdm(total=total, unit="image", disable=None if job.team.main else True) as progress:
@@ -202,3 +229,12 @@ def _images(job: Job) -> Iterator[tuple[int, Tensor]]:
                 if item not in job.ledger.done:
                     yield item, image
             progress.update(len(items))
+
+
+def _recon(job: Job, arrays: Array) -> Tensor:
+    """Reconstructions (micro_batch, C, S, S) of the arrays of a group, linear."""
+    network, encoded, device = job.network, job.encoded, job.team.device
+    if isinstance(encoded, LatentDataset):
+        return network.decode(torch.from_numpy(arrays.astype(np.float32)).to(device))
+    packed = torch.from_numpy(arrays.astype(np.int64)).to(device)
+    return network.decode_indices(unpack(packed, encoded.grids))

@@ -1,4 +1,4 @@
-"""A source of images to a folder of tokens (see `vqgan.tokens`), whose bytes depend on images, model and options alone.
+"""A source of images to a folder of tokens or latents, whose bytes depend on images, model and options alone.
 
 Neither the number of processes nor --batch-size nor an interruption leaves a trace: images go through the model in
 groups of one fixed size, each at its own place, and whole shards are written in turn.
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vqgan.array_folder import Array, Details, planned_files, read_details, write_manifest, write_shard
 from vqgan.config import DataConfig
 from vqgan.data.files import plural
 from vqgan.data.keys import printable, quoted
@@ -22,28 +23,15 @@ from vqgan.data.pixels import BadImage
 from vqgan.data.sources import Source, fingerprint, open_source
 from vqgan.data.transforms import CENTRE, Choice, draw_choice, to_unit_range
 from vqgan.errors import UserError
+from vqgan.inference.encode_output import open_folder
 from vqgan.inference.labels import Labels
 from vqgan.inference.memory import check_group
 from vqgan.inference.passes import one_core_each, passes_at_once
+from vqgan.inference.products import Dtype, LatentProduct, Product, TokenProduct
 from vqgan.inference.reading import Group, images_in, micro_batch_for, read_groups
 from vqgan.inference.team import Team, open_team
-from vqgan.inference.token_folder import open_tokens
 from vqgan.model import VQGAN
 from vqgan.pretrained import Weights
-from vqgan.quantizers.grids import pack, packed_shape
-from vqgan.tokens import (
-    KIND,
-    ORDER,
-    PLAIN,
-    STRUCTURED,
-    Details,
-    Tokens,
-    planned_files,
-    read_details,
-    smallest_dtype,
-    write_manifest,
-    write_shard,
-)
 
 Result = TypeVar("Result")
 
@@ -70,6 +58,10 @@ class Options:
     """Files of the source per shard."""
     overwrite: bool = False
     """Remove what an earlier `encode` left in OUTPUT."""
+    latents: bool = False
+    """Write what the decoder takes, instead of tokens."""
+    dtype: Dtype | None = None
+    """Of latents; None: float32."""
     weights: Weights = "ema"
     device: str = "auto"
     batch_size: int = 0
@@ -80,7 +72,7 @@ class Part(NamedTuple):
     """Images of one group that lie in a shard."""
 
     positions: list[int]
-    tokens: Tokens  # (positions, views, h, w)
+    arrays: Array  # (positions, views, *grid)
     bad: dict[int, str]  # reasons by position
 
 
@@ -89,6 +81,7 @@ class Job:
     """An `encode` under way."""
 
     network: VQGAN
+    product: Product
     images: Source
     labels: Labels
     head: Mapping[str, Any]
@@ -101,7 +94,7 @@ class Job:
 
 
 def encode(model: str, source: str, output: Path, options: Options) -> int:
-    """Write the tokens of every image of `source` into the folder `output`.
+    """Write the tokens, or latents, of every image of `source` into the folder `output`.
 
     Args:
         model: see `VQGAN.from_pretrained`.
@@ -113,23 +106,24 @@ def encode(model: str, source: str, output: Path, options: Options) -> int:
         0, or 1 if some images could not be read (they are listed and left out).
 
     Raises:
-        UserError: no such model, source or device, a size that does not fit, or an output that holds something else or
-            cannot be written.
+        UserError: no such model, source or device, a size that does not fit, no tokens, or an output that holds
+            something else or cannot be written.
     """
     team = open_team(options.device)
     network = VQGAN.from_pretrained(model, weights=options.weights, device=team.device)
     size = options.size or network.config["image_size"]
     check_size(size, network.stride)
+    product = product_of(network, size, options)
     check_group(network, size, micro_batch_for(size), team.device)
     images = open_source(source, image_size=size)
     labels = Labels(images)
-    head = _head(network, images, labels, size, options)
-    entries = _on_main(team, partial(open_tokens, output, head, overwrite=options.overwrite))
+    head = _head(product, images, labels, size, options)
+    entries = _on_main(team, partial(open_folder, output, head, overwrite=options.overwrite))
     for note in images.notes:
         team.say(note)
     job = Job(
-        network=network, images=images, labels=labels, head=head, output=output, options=options, team=team,
-        entries=entries,
+        network=network, product=product, images=images, labels=labels, head=head, output=output, options=options,
+        team=team, entries=entries,
     )  # fmt: skip
     if entries:
         team.say(f"{plural(len(entries), 'shard')} of {_shards(head)} were done before; going on.")
@@ -149,23 +143,29 @@ def check_size(size: int, stride: int) -> None:
         raise UserError(f"--size is {size}; this model needs a multiple of its stride {stride}. Try {fitting}.")
 
 
-def _head(network: VQGAN, images: Source, labels: Labels, size: int, options: Options) -> dict[str, Any]:
-    """The manifest before the work: all that the tokens depend on, and nothing else."""
-    quantizer, side = network.quantize, size // network.stride
-    codes, grids = quantizer.codebook_size, quantizer.grids(side, side)
-    several = {"grids": [list(grid) for grid in grids], "codebook_sizes": list(quantizer.codebook_sizes)}
-    plain = grids == ((side, side),)
+def product_of(network: VQGAN, size: int, options: Options) -> Product:
+    """What the options ask for.
+
+    Raises:
+        UserError: the model has no tokens, or they would get a type of latents.
+    """
+    if options.latents:
+        return LatentProduct(network, size, options.dtype or "float32")
+    if options.dtype is not None:
+        raise UserError(f"--dtype {options.dtype} is for --latents; tokens take the smallest type that holds them.")
+    return TokenProduct(network, size)
+
+
+def _head(product: Product, images: Source, labels: Labels, size: int, options: Options) -> dict[str, Any]:
+    """The manifest before the work: all that the arrays depend on, and nothing else."""
+    network = product.network
     data = DataConfig()
     drawn = {"function": "vqgan.data.transforms.draw_choice", "seed": VIEW_SEED, "epoch": "view", **VIEW_DRAW}
     return {
-        "kind": KIND,
-        "schema_version": PLAIN if plain else STRUCTURED,
-        "grid": list(packed_shape(grids)),
-        **({} if plain else several),
-        "order": ORDER,
-        "dtype": smallest_dtype(codes),
-        "codebook_size": codes,
-        "ids": f"0 to {codes - 1}, no reserved rows",
+        "kind": product.form.kind,
+        **product.facts(),
+        "grid": list(product.grid),
+        "dtype": product.dtype,
         "stride": network.stride,
         "image_size": size,
         "channels": network.channels,
@@ -242,13 +242,13 @@ def _encode_groups(job: Job, number: int, progress: "tqdm[Any]") -> Iterator[Par
         held = range(max(first, wanted.start), min(first + micro_batch, wanted.stop))
         positions = [position for position in held if position not in bad]
         places = [position - first for position in positions]
-        yield Part(positions, np.stack([tokens[places] for tokens, _ in crops], axis=1), bad)
+        yield Part(positions, np.stack([arrays[places] for arrays, _ in crops], axis=1), bad)
 
 
 def _encode_view(
     job: Job, groups: Sequence[int], view: int, progress: "tqdm[Any]"
-) -> Iterator[tuple[Tokens, dict[int, str]]]:
-    """Packed tokens (micro_batch, ...) of one view of each group; reasons by position of files that cannot be read."""
+) -> Iterator[tuple[Array, dict[int, str]]]:
+    """Arrays (micro_batch, *grid) of one view of each group; reasons by position of files that cannot be read."""
     network, head = job.network, job.head
     read = read_groups(
         job.images,
@@ -260,18 +260,17 @@ def _encode_view(
         in_hand=job.options.batch_size,
     )
 
-    def through_model(group: Group) -> tuple[Group, Tokens]:
+    def through_model(group: Group) -> tuple[Group, Array]:
         with torch.no_grad():
-            z = network.encode_z(to_unit_range(group.images).to(job.team.device))
-            return group, pack(network.quantize.encode(z)).cpu().numpy().astype(head["dtype"])
+            return group, job.product.make(to_unit_range(group.images).to(job.team.device))
 
     at_once = passes_at_once(network, head["image_size"], head["micro_batch"], job.team.device)
-    for group, indices in one_core_each(through_model, read, at_once=at_once):
+    for group, arrays in one_core_each(through_model, read, at_once=at_once):
         first = group.number * head["micro_batch"]
         members = range(first, min(first + head["micro_batch"], len(job.images)))
         unread = [position for position in members if position not in group.indices]
         progress.update(len(members))
-        yield indices, {position: bad.reason for position, bad in zip(unread, group.bad, strict=True)}
+        yield arrays, {position: bad.reason for position, bad in zip(unread, group.bad, strict=True)}
 
 
 def choice_of(view: int, index: int) -> Choice:
@@ -281,7 +280,7 @@ def choice_of(view: int, index: int) -> Choice:
 
 def _write(job: Job, number: int, parts: list[Part]) -> dict[str, Any]:
     """Write a shard and say so in the partial manifest; its entry there."""
-    found = {at: tokens for part in parts for at, tokens in zip(part.positions, part.tokens, strict=True)}
+    found = {at: array for part in parts for at, array in zip(part.positions, part.arrays, strict=True)}
     reasons = {position: reason for part in parts for position, reason in part.bad.items()}
     details, rows = Details(), []
     for position in _positions_of(job, number):
@@ -300,8 +299,11 @@ def _write(job: Job, number: int, parts: list[Part]) -> dict[str, Any]:
         details.labels.append(facts.label)
         details.captions.append(facts.caption)
         details.documents.append(facts.document)
-    tokens = np.array(rows, job.head["dtype"]).reshape(len(rows), job.options.views, *job.head["grid"])
-    entry = write_shard(job.output, number, tokens if job.options.views > 1 else tokens[:, 0], details)
+    views, product = job.options.views, job.product
+    arrays = np.array(rows, product.dtype).reshape(len(rows), views, *product.grid)
+    sums = product.shard_facts(arrays, details.names)
+    kept = arrays if views > 1 else arrays[:, 0]
+    entry = write_shard(job.output, number, kept, details, product.form) | sums
     entries = {**job.entries, number: entry}
     shards = [entries[finished] for finished in sorted(entries)]
     write_manifest(job.output, {**job.head, "shards": shards}, finished=False)
@@ -313,17 +315,16 @@ def _finish(job: Job) -> int:
     shards = [job.entries[number] for number in sorted(job.entries)]
     count, bad = (sum(entry[key] for entry in shards) for key in ("count", "bad"))
     manifest = {**job.head, "shards": shards, "count": count, "bad": bad}
+    manifest |= job.product.set_facts(shards, job.options.views)
     _on_main(job.team, partial(write_manifest, job.output, manifest, finished=True))
     if job.team.main:
         for entry in shards if bad else []:
             for file in read_details(job.output, entry).bad:
                 job.team.say(f"not done: {printable(file['name'])}: {file['reason']}")
-        grids = job.head.get("grids", [job.head["grid"]])
-        grid = " + ".join(" x ".join(map(str, shape)) for shape in grids)
         views = f", {job.options.views} views of each" if job.options.views > 1 else ""
         left_out = f", {bad} not done" if bad else ""
         job.team.say(
-            f"{plural(count, 'image')} encoded to {grid} tokens of {job.head['codebook_size']} codes{views}{left_out}; "
+            f"{plural(count, 'image')} encoded to {job.product.description}{views}{left_out}; "
             f"written to {quoted(job.output)}"
         )
     return 1 if bad else 0

@@ -66,7 +66,8 @@ class Job:
     team: Team
     scores: Scores
     codes: CodeCounts
-    precision: PrecisionCheck
+    precision: PrecisionCheck | None
+    """Of indices; None without any."""
     bad: list[BadFile] = field(default_factory=list)
 
 
@@ -92,7 +93,10 @@ def evaluate(model: str, source: str, options: Options) -> int:
     size = options.size or network.config["image_size"]
     check_group(network, size, micro_batch_for(size), team.device)
     images = open_source(source, image_size=size)
-    empty = empty_cells(metrics, channels=network.channels, size=size, images=len(images), net=options.lpips)
+    discrete = network.quantize.discrete
+    empty = empty_cells(
+        metrics, channels=network.channels, size=size, images=len(images), net=options.lpips, codes=discrete
+    )
     possible = tuple(name for name in metrics if name not in empty)
     check_fid_images(possible, len(images))
     judges = open_judges(possible, net=options.lpips, folder=options.weights_dir, device=team.device)
@@ -101,11 +105,12 @@ def evaluate(model: str, source: str, options: Options) -> int:
     job = Job(
         network=network, images=images, size=size, options=options, team=team,
         scores=Scores(possible, judges, net=options.lpips, images=len(images)),
-        codes=CodeCounts(network.quantize), precision=PrecisionCheck(team.device),
+        codes=CodeCounts(network.quantize), precision=PrecisionCheck(team.device) if discrete else None,
     )  # fmt: skip
     _measure(job)
     for part in (job.scores, job.codes, job.precision):
-        part.merge(team)
+        if part is not None:
+            part.merge(team)
     job.bad = sorted(team.gather(job.bad))
     if team.main:
         say_bad(team, job.bad, len(images))
@@ -134,7 +139,7 @@ def _measure(job: Job) -> None:
         for group, indices, recon in one_core_each(through_model, watched, at_once=at_once):
             job.bad += group.bad
             pixels = group.images.to(device)
-            with torch.no_grad():
+            if job.precision is not None:
                 job.precision.update(network, to_unit_range(pixels), pack(indices), group.indices, group.places)
             job.codes.update(take(indices, group.places))
             job.scores.update(group.indices, pixels[group.places], recon[group.places])
@@ -143,14 +148,14 @@ def _measure(job: Job) -> None:
 def _card(job: Job, metrics: tuple[str, ...], empty: dict[str, str]) -> dict[str, Any]:
     network, device = job.network, job.team.device
     entries = job.scores.entries()
-    if "usage" in metrics:
+    if "usage" in metrics and "usage" not in empty:
         entries["usage"] = job.codes.entry() | job.scores.judges.facts["usage"]
     weights = network.metadata.get("weights", job.options.weights)  # without averages, --weights ema is raw
     return {
         **common_facts("evaluate", device=device, size=job.size, channels=network.channels),
         **bits(network, job.size),
         "metrics": all_entries(metrics, entries, empty),
-        "bfloat16": job.precision.entry(),
+        **({} if job.precision is None else {"bfloat16": job.precision.entry()}),
         "codebook_size": network.codebook_size,
         "stride": network.stride,
         "model": {"sha256": network.weights_hash(), "weights": weights},

@@ -54,14 +54,17 @@ def chosen_metrics(text: str, command: str) -> tuple[str, ...]:
     return tuple(name for name in known if not names or name in names)
 
 
-def empty_cells(metrics: Collection[str], *, channels: int, size: int | None, images: int, net: Net) -> dict[str, str]:
+def empty_cells(
+    metrics: Collection[str], *, channels: int, size: int | None, images: int, net: Net, codes: bool = True
+) -> dict[str, str]:
     """Metrics that such a set cannot have, with the reason.
 
     Args:
         metrics: names.   channels: of the images.   images: how many.   net: of LPIPS.
         size: side of the images in pixels; None: they differ, so each is looked at when it comes.
+        codes: whether the model has any.
     """
-    reasons = {}
+    reasons = {} if codes else {"usage": "this model is continuous, it has no codes"}
     if size is not None and size < SMALLEST_SSIM_SIDE:
         reasons["ssim"] = needs("ssim", net)
     if size is not None and not takes_lpips(size, size, net):

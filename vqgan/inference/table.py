@@ -88,6 +88,8 @@ def _rate(card: Mapping[str, Any]) -> str:
     tokens, codes = card["tokens_per_image"], card["codebook_size"]
     plain = codes and math.isclose(tokens * math.log2(codes), card["bits_per_image"])
     counted = f"{tokens} tokens x log2 {codes}" if plain else f"{tokens} tokens"
+    if "latent" in card:
+        counted = f"latents of {' x '.join(map(str, card['latent']))} float32 numbers"
     return f"{counted}; {card['bits_per_pixel']:.4g} bits per pixel"
 
 
@@ -98,7 +100,7 @@ def _bfloat16(entry: Entry) -> tuple[str, str]:
 
 def _histogram(usage: Entry) -> Iterator[str]:
     """Codes by hits; one bar per bin."""
-    if not usage["histogram"]:
+    if not usage.get("histogram"):  # no hits, or no codes
         return
     share = usage["indices"] / usage["codebook_size"]
     yield f"codes by hits, in multiples of an even share ({share:.4g} hits):"

@@ -7,6 +7,8 @@ from vqgan.quantizers.bsq import BinarySphericalQuantizer
 from vqgan.quantizers.fsq import FiniteScalarQuantizer
 from vqgan.quantizers.gumbel import GumbelQuantizer
 from vqgan.quantizers.ibq import IndexBackpropagationQuantizer
+from vqgan.quantizers.identity import IdentityQuantizer
+from vqgan.quantizers.kl import GaussianQuantizer
 from vqgan.quantizers.lfq import LookupFreeQuantizer
 from vqgan.quantizers.simvq import SimVectorQuantizer
 from vqgan.quantizers.vq import VectorQuantizer
@@ -19,4 +21,6 @@ QUANTIZERS: dict[str, type[Quantizer[Any, Any]]] = {
     "simvq": SimVectorQuantizer,
     "ibq": IndexBackpropagationQuantizer,
     "gumbel": GumbelQuantizer,
+    "kl": GaussianQuantizer,
+    "identity": IdentityQuantizer,
 }

@@ -18,7 +18,7 @@ Ids = TypeVar("Ids", bound=Indices)
 class QuantizerOutput(NamedTuple, Generic[Z, Ids]):
     """Result of one forward pass."""
 
-    z_q: Z  # shaped as z, exactly decode(indices) where there are indices; its gradient is handed on to z
+    z_q: Z  # as z, of D channels; exactly decode(indices) where there are indices; its gradient goes on to z
     indices: Ids  # int64; the empty tuple where nothing is discrete
     loss: Tensor  # (), already weighted: add it to the objective as it is
     logs: dict[str, Tensor]  # detached scalars of this process
@@ -40,7 +40,7 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
     """
 
     discrete: ClassVar[bool] = True
-    """Whether there are indices; else `encode` raises UserError."""
+    """Whether there are indices; else `encode` and `decode` raise UserError."""
     growable: ClassVar[bool] = False
     """Whether `grow` can add codes."""
     learning_args: ClassVar[frozenset[str]] = frozenset()
@@ -54,7 +54,7 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
 
     @abstractmethod
     def forward(self, z: Z) -> QuantizerOutput[Z, Ids]:
-        """Quantize z (B, D, h, w)."""
+        """Quantize z (B, in_channels, h, w)."""
 
     @abstractmethod
     def encode(self, z: Z) -> Ids:
@@ -86,12 +86,12 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
 
     @abstractmethod
     def bits(self, height: int, width: int) -> float:
-        """Bits that one image's indices take where z is height x width."""
+        """Bits that one image takes where z is height x width: its indices, or its latent in float32."""
 
     @property
     @abstractmethod
     def bits_per_token(self) -> float:
-        """What the indices of one place of the finest grid carry; log2 K for one grid of indices."""
+        """What one place of the finest grid carries: log2 K for one grid of indices, 32 D where nothing is discrete."""
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

@@ -151,8 +151,10 @@ def _walk_step(
             discriminator=judge if loss.disc_weight > 0 else None,
             gan_factor=1.0,
         )
-    roots = (output.recon, output.quantized.loss)
-    torch.autograd.backward(roots, (gradient.recon_grad.to(output.recon.dtype), torch.ones_like(roots[1])))
+    roots = [(output.recon, gradient.recon_grad.to(output.recon.dtype))]
+    if output.quantized.loss.requires_grad:
+        roots += [(output.quantized.loss, torch.ones_like(output.quantized.loss))]
+    torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
     if loss.disc_weight > 0:
         recon = output.recon.detach()
         del output, roots, gradient
