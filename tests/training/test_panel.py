@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqgan.training.panel import CELL, GAP, LABEL_WIDTH, draw_rows, mosaic, panel
+from vqgan.training.panel import CELL, GAP, LABEL_WIDTH, code_colours, draw_rows, mosaic, panel
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 8])
@@ -28,3 +28,19 @@ def test_pixels_keep_their_values_and_codes_their_places() -> None:
     assert (rows["input"][0, :, :half] == 0).all()
     assert (rows["input"][0, :, half:] == 255).all()
     assert (rows["codes"][0, :, 0] != rows["codes"][0, :, half]).any()
+
+
+def test_several_books_and_grids_have_a_row_each() -> None:
+    images = torch.zeros(2, 3, 8, 8)
+    books = torch.arange(5).view(1, 5, 1, 1).expand(2, 5, 2, 2)
+    rows = draw_rows(images, images, books, codebook_size=8)
+    assert list(rows)[3:] == ["codes 1", "codes 2", "codes 3", "codes 4"]
+    assert (rows["codes 4"] == code_colours(np.array(3))).all()
+
+    levels = tuple(torch.arange(2 * side**2).view(2, side, side) % 8 for side in (1, 2, 4, 2, 8))
+    rows = draw_rows(images, images, levels, codebook_size=8)
+    assert list(rows)[3:] == ["codes 2", "codes 3", "codes 4", "codes 5"]
+    assert {pictures.shape for pictures in rows.values()} == {(2, CELL, CELL, 3)}
+    assert (rows["codes 2"][1, CELL // 2 :, : CELL // 2] == code_colours(levels[1][1, 1, 0].numpy())).all()
+
+    assert list(draw_rows(images, images, (), codebook_size=0)) == ["input", "recon", "error x 4"]

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vqgan.run_folder import RunFolder
+from vqgan.training.codebook_page import CodebookPage, gallery, measure
 from vqgan.training.tracking import Tracker, cut_metrics
 
 pytestmark = pytest.mark.filterwarnings(
@@ -67,3 +70,27 @@ def test_both_records_agree_and_steps_do_not_go_back_after_a_resume(tmp_path: Pa
     ]  # fmt: skip
     assert len(list(folder.tensorboard.glob("events*"))) == 2
     assert (folder.samples / "step_0000005.png").exists()
+
+
+def test_the_codebook_page_is_shown_under_tags_of_its_own(tmp_path: Path) -> None:
+    folder, hits = RunFolder(tmp_path), np.array([3.0, 1.0, 0.0])
+    geometry = measure(torch.eye(3), hits, torch.eye(3)[:2] * 2, torch.arange(2))
+    most, least = gallery(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), torch.tensor([[[0, 0], [0, 1]]]), hits=hits)
+    tracker = Tracker(folder, 0)
+    tracker.codebook(7, CodebookPage((hits,), geometry, 0, most, least), "3 codes")
+    tracker.codebook(8, CodebookPage((hits, hits), None, 0, (), ()), "2 books of 3 codes")
+    tracker.close()
+
+    events = EventAccumulator(str(folder.tensorboard))
+    events.Reload()
+    pictures = {f"codebook/{name}" for name in ("usage_curve", "norms", "neighbours", "map", "gallery")}
+    assert set(events.Tags()["images"]) == pictures
+    histograms = {"code_norms", "encoder_norms", "neighbour_distances", "log2_hits_over_uniform"}
+    assert set(events.Tags()["histograms"]) == {f"codebook/{name}" for name in histograms} | {
+        "codebook/log2_hits_over_uniform_1",
+        "codebook/log2_hits_over_uniform_2",
+    }
+    assert [event.step for event in events.Images("codebook/usage_curve")] == [7, 8]
+    assert sorted(path.name for path in folder.samples.iterdir()) == ["codebook_0000007.png", "codebook_0000008.png"]
+    with Image.open(folder.samples / "codebook_0000007.png") as sheet:
+        assert sheet.width == 1440

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from vqgan.config import Config
 from vqgan.config_files import load_config
 from vqgan.errors import UserError
+from vqgan.quantizers.vq import VectorQuantizer
 from vqgan.training import train as training
 from vqgan.training.perceptual import Perceptual
 from vqgan.training.trainer import StepResult, Trainer
@@ -56,6 +57,10 @@ def final_state(run: Path, step: int) -> Any:
     return json.loads((run / "checkpoints" / f"step_{step:07d}" / "state.json").read_text("utf-8"))
 
 
+def pictures(run: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (run / "samples").iterdir()}
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("unbroken") / "run"
@@ -75,6 +80,8 @@ def test_a_run_folder_holds_what_is_promised(unbroken: Path) -> None:
     assert lines[1].keys() == {"step", "images", "split", "values"}
     assert lines[-1]["images"] == 24
     assert final_state(unbroken, 6)["origin"]["perceptual"] == "none"
+    sheets = {f"step_{step:07d}.png" for step in (1, 2, 4, 6)} | {f"codebook_{step:07d}.png" for step in (0, 3, 6)}
+    assert pictures(unbroken).keys() == sheets
 
 
 def test_metrics_carry_the_promised_tags(unbroken: Path) -> None:
@@ -91,6 +98,12 @@ def test_metrics_carry_the_promised_tags(unbroken: Path) -> None:
     }
     assert val.keys() >= {f"val/{which}/{name}" for which in ("raw", "ema") for name in ("psnr", "ssim", "l1", "usage")}
     assert 0 <= val["val/ema/usage"] <= 1
+
+
+def test_without_codes_there_is_no_codebook_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VectorQuantizer, "discrete", False)
+    assert go(tmp_path / "run", "train.max_steps=1", "train.validate_every=1") == 0
+    assert list(pictures(tmp_path / "run")) == ["step_0000001.png"]
 
 
 class Killed(BaseException):
@@ -120,6 +133,7 @@ def test_a_resumed_run_is_the_same_run(
     assert ("ended before its first" in capsys.readouterr().out) is (killed_before_step == 1)
     assert final_bytes(run, 6) == final_bytes(unbroken, 6)
     assert records(run) == records(unbroken)
+    assert pictures(run) == pictures(unbroken)
     assert final_state(run, 6) == final_state(unbroken, 6)
     assert (run / "best" / "model.safetensors").read_bytes() == (unbroken / "best" / "model.safetensors").read_bytes()
 

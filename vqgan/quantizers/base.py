@@ -113,6 +113,17 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
         """Whether a fresh run starts with `initialise`."""
         return False
 
+    def codes(self) -> Tensor | None:
+        """The codes that people are shown, (K, D): of several books the first, of several grids those of the finest.
+
+        None where there is no table of them.
+        """
+        return None
+
+    def vectors(self, z: Z) -> Tensor | None:
+        """z as it is compared with `codes`, (N, D), in the order of their flat indices; None where it is not."""
+        return None
+
     def initialise(self, z: Z, *, seed: int) -> None:
         """Set the codes from the encoder outputs of all processes, before the first step of a fresh run."""
 

@@ -90,6 +90,12 @@ class FiniteScalarQuantizer(TokenQuantizer):
         digits = indices[:, None] // self.places % self.sizes  # (B, D, h, w)
         return (digits - self.half_width).to(self._dtype) / self.half_width
 
+    @torch.no_grad()
+    def vectors(self, z: Tensor) -> Tensor:
+        """Bounded channels in units of z_q, before they are rounded, (N, D)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return (self._bound(z) / self.half_width).permute(0, 2, 3, 1).flatten(0, 2)
+
     def _bound(self, z: Tensor) -> Tensor:
         """(B, D, h, w), between half a step below the lowest and half a step above the highest level."""
         offset = 0.5 - self.sizes % 2 * 0.5

@@ -114,6 +114,13 @@ class GumbelQuantizer(TokenQuantizer):
         """Codes (B, D, h, w) of indices (B, h, w)."""
         return F.embedding(indices, self._codebook).permute(0, 3, 1, 2).contiguous()
 
+    def codes(self) -> Tensor:
+        """What indices are decoded to, (K, D)."""
+        return self._codebook.detach()
+
+    def vectors(self, z: Tensor) -> None:
+        """None: z has scores, and is never compared with the codes."""
+
     @torch.no_grad()
     def update(self, z: Tensor, indices: Tensor, *, step: int, seed: int, max_steps: int) -> QuantizerUpdate:
         """Count the codes of one optimizer update, and set temperature and KL weight for the next one.

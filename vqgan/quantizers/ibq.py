@@ -108,6 +108,10 @@ class IndexBackpropagationQuantizer(TokenQuantizer):
         """Codes (B, D, h, w) of indices (B, h, w)."""
         return F.embedding(indices, self._codebook).permute(0, 3, 1, 2).contiguous()
 
+    def codes(self) -> Tensor:
+        """The codebook, (K, D)."""
+        return self._codebook.detach()
+
     def _images(self, rows: Tensor, z: Tensor) -> Tensor:
         return rows.view(z.shape[0], *z.shape[2:], -1).permute(0, 3, 1, 2).contiguous()  # (N, D) -> (B, D, h, w)
 

@@ -18,6 +18,8 @@ from vqgan.quantizers.usage import count_hits
 
 MAX_CODES = 2**24
 """Hits are counted per code, and float32 counts exactly up to here."""
+MOST_LISTED = 2**18
+"""A table made for `codes` alone holds at most so many."""
 
 
 class TokenQuantizer(Quantizer[Tensor, Tensor]):
@@ -81,6 +83,20 @@ class TokenQuantizer(Quantizer[Tensor, Tensor]):
     def count(self, indices: Tensor) -> Tensor:
         """How often each code occurs: (K,) float32, exact up to 2^24."""
         return count_hits(indices, self.codebook_size)
+
+    @torch.no_grad()
+    def codes(self) -> Tensor | None:
+        """z_q of every index, (K, D), up to `MOST_LISTED` of them; None for more."""
+        if self.codebook_size > MOST_LISTED:
+            return None
+        everything = torch.arange(self.codebook_size, device=self.health.hit_rate.device)
+        return self.decode(everything.view(1, 1, -1))[0, :, 0].T
+
+    @torch.no_grad()
+    def vectors(self, z: Tensor) -> Tensor | None:
+        """z as it is compared with the codes, (N, D)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._vectors(z)
 
     def check_indices(self, indices: Tensor) -> None:
         """Refuse anything but (B, h, w) in [0, K)."""

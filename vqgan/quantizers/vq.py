@@ -165,6 +165,10 @@ class VectorQuantizer(TokenQuantizer):
             rows = F.normalize(rows, dim=-1)
         return rows.permute(0, 3, 1, 2).contiguous()
 
+    def codes(self) -> Tensor:
+        """The codebook as z is compared with it, (K, D)."""
+        return self._codebook().detach()
+
     @property
     def needs_data_init(self) -> bool:
         """Whether a fresh run starts with `initialise`."""

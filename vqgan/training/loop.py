@@ -15,6 +15,7 @@ from vqgan.run_folder import RunFolder
 from vqgan.store import atomic_write_text
 from vqgan.training.bad_files import BadFiles
 from vqgan.training.checkpoint import step_folders
+from vqgan.training.codebook_page import Sample
 from vqgan.training.growth import grow_codebook
 from vqgan.training.health.watch import Watch
 from vqgan.training.panel import draw_rows, mosaic, panel
@@ -116,7 +117,11 @@ class Loop:
         with self.progress.paused("validating"):
             learning = run.config.loss.disc_weight > 0 and run.step > int(run.config.loss.disc_start)
             discriminator = run.discriminator if learning else None
-            result = self.validator({"raw": run.model, "ema": run.ema.model}, discriminator=discriminator)
+            shown = run.ema.model.quantize.discrete and self.tracker is not None
+            sample = Sample(run.ema.model.quantize) if shown else None
+            result = self.validator(
+                {"raw": run.model, "ema": run.ema.model}, discriminator=discriminator, samples={"ema": sample}
+            )
         self.last_values = result.values
         value = result.values.get(self.validator.chooses_best, math.nan)
         better = math.isfinite(value) and (run.best is None or value < run.best)
@@ -124,9 +129,8 @@ class Loop:
             run.best, run.best_step = value, run.step
         if self.tracker is not None:
             self.tracker.scalars(run.step, run.step * self.train.batch_size, "val", result.values)
-            counts = result.counts["ema"]
-            if len(counts):
-                self.tracker.histogram(run.step, "codebook/hits_over_uniform", counts * len(counts) / counts.sum())
+            if sample is not None:
+                self.tracker.codebook(run.step, sample.page(result.counts["ema"]), run.ema.model.quantize.description)
             if better and (run.step > 0 or run.origin["init_from"] is not None):  # not weights that know nothing
                 chosen = {
                     "weights": "ema",

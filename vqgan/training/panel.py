@@ -35,14 +35,14 @@ def draw_rows(images: Tensor, recon: Tensor, indices: Indices, codebook_size: in
         Pictures of equal size: codes and small images are enlarged by repeating pixels.
     """
     recon = recon.clamp(-1, 1)
-    colours = _code_colours(codebook_size)
+    colours = code_colours(np.arange(codebook_size))
     codes = {label: colours[grid.cpu().numpy()] for label, grid in token_maps(indices).items()}
     height, width = images.shape[-2:]
     scale = max(1, -(-CELL // max(height, width)))
     rows = {
-        "input": _as_rgb(images),
-        "recon": _as_rgb(recon),
-        f"error x {ERROR_GAIN}": _as_rgb((images - recon).abs() * ERROR_GAIN - 1),
+        "input": as_rgb(images),
+        "recon": as_rgb(recon),
+        f"error x {ERROR_GAIN}": as_rgb((images - recon).abs() * ERROR_GAIN - 1),
         **codes,
     }
     return {label: _enlarge(pictures, height * scale, width * scale) for label, pictures in rows.items()}
@@ -88,7 +88,7 @@ def _enlarge(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in resized])
 
 
-def _as_rgb(images: Tensor) -> np.ndarray:
+def as_rgb(images: Tensor) -> np.ndarray:
     """(N, C, H, W) in [-1, 1], any C, to (N, H, W, 3) uint8: grey for C < 3, the first three channels above."""
     images = images.detach().float().cpu()
     images = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
@@ -96,8 +96,7 @@ def _as_rgb(images: Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _code_colours(codebook_size: int) -> np.ndarray:
-    """(K, 3) uint8, well-spread colours by the golden ratio; a pure function of the code."""
-    code = np.arange(codebook_size)
-    phase = (code[:, None] * 0.618033988749895 + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
+def code_colours(codes: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 of codes (...), well-spread colours by the golden ratio; a pure function of the code."""
+    phase = (codes[..., None] * 0.618033988749895 + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
     return (40 + 200 * np.abs(2 * phase - 1)).astype(np.uint8)

@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 from accelerate.tracking import TensorBoardTracker
 from PIL import Image
-from torch import Tensor
 
 from vqgan.run_folder import RunFolder
 from vqgan.store import atomic_write_text
+from vqgan.training.codebook_figures import draw_page, log2_hits_over_uniform, sheet
+from vqgan.training.codebook_page import CodebookPage
 
 
 class Tracker:
@@ -58,17 +59,38 @@ class Tracker:
         """Show a picture, (H, W, 3) uint8, in TensorBoard."""
         self.writer.add_image(tag, picture, step, dataformats="HWC")
 
-    def sample(self, step: int, picture: np.ndarray) -> None:
+    def codebook(self, step: int, page: CodebookPage, description: str) -> None:
+        """Show the codebook page: histograms and pictures in TensorBoard, and all pictures on one sheet in samples/.
+
+        Args:
+            step: of the validation.   page: its numbers.   description: of the quantizer, for the heading.
+        """
+        for number, hits in enumerate(page.books, start=1):
+            tag = "log2_hits_over_uniform" if len(page.books) == 1 else f"log2_hits_over_uniform_{number}"
+            self.histogram(step, f"codebook/{tag}", log2_hits_over_uniform(hits))
+        if page.geometry is not None:
+            self.histogram(step, "codebook/code_norms", page.geometry.code_norms)
+            self.histogram(step, "codebook/encoder_norms", page.geometry.vector_norms)
+            self.histogram(step, "codebook/neighbour_distances", page.geometry.neighbours)
+        pictures = draw_page(page)
+        for name, picture in pictures.items():
+            self.image(step, f"codebook/{name}", picture)
+        tokens = sum(int(hits.sum()) for hits in page.books)
+        heading = f"Codebook at step {step:,}: {description}, averaged model, {tokens:,} validation tokens"
+        self.sample(step, sheet(pictures, heading), kind="codebook")
+
+    def sample(self, step: int, picture: np.ndarray, *, kind: str = "step") -> None:
         """Write a picture, (H, W, 3) uint8, to samples/."""
         self.folder.samples.mkdir(exist_ok=True)
-        path = self.folder.samples / f"step_{step:07d}.png"
+        path = self.folder.samples / f"{kind}_{step:07d}.png"
         temporary = path.with_suffix(".tmp")
         Image.fromarray(picture).save(temporary, format="PNG")
         os.replace(temporary, path)
 
-    def histogram(self, step: int, tag: str, values: Tensor) -> None:
-        """Write the distribution of `values` (any shape)."""
-        self.writer.add_histogram(tag, values, step)
+    def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
+        """Write the distribution of `values` (any shape), if there are any."""
+        if values.size:
+            self.writer.add_histogram(tag, values, step)
 
     def sync(self) -> None:
         """Bring all records to the disk, before a checkpoint that stands on them."""

@@ -22,6 +22,7 @@ from vqgan.metrics.codebook import mean_perplexity, usage
 from vqgan.metrics.image import psnr, ssim
 from vqgan.model import VQGAN, evaluating
 from vqgan.networks.discriminator import Discriminator
+from vqgan.training.codebook_page import Sample
 from vqgan.training.feature_metrics import FeatureMetrics
 from vqgan.training.processes import sum_over_processes
 
@@ -71,7 +72,13 @@ class Validator:
         """Tag of the value that chooses the best model; lower is better."""
 
     @torch.no_grad()
-    def __call__(self, models: Mapping[str, VQGAN], *, discriminator: Discriminator | None = None) -> Validation:
+    def __call__(
+        self,
+        models: Mapping[str, VQGAN],
+        *,
+        discriminator: Discriminator | None = None,
+        samples: Mapping[str, Sample | None] | None = None,
+    ) -> Validation:
         """Measure each of `models`, by name; all processes take part.
 
         Values are finite: the PSNR of an image counts as `LARGEST_PSNR` at most, and a mean that is NaN is left out.
@@ -81,8 +88,9 @@ class Validator:
             discriminator: adds its mean logit of these images, val/disc/logits_real, which no training step has shown
                 it: far below train/disc/logits_real, it has learned the training images by heart. Not of one whose
                 images see each other, where the logits would depend on the batches.
+            samples: by the name of a model; what it does with this process's share is shown to them.
         """
-        metrics = ("psnr", "ssim", *self.distances)
+        metrics, samples = ("psnr", "ssim", *self.distances), samples or {}
         sums = {name: torch.zeros(len(metrics) + 1, dtype=torch.float64) for name in models}  # last: images
         counts = {
             name: torch.zeros(sum(model.quantize.codebook_sizes), dtype=torch.float64) for name, model in models.items()
@@ -106,6 +114,8 @@ class Validator:
                 sums[name][:-1] += rows.cpu().double().sum(dim=1)
                 sums[name][-1] += len(images)
                 counts[name] += model.quantize.count(output.quantized.indices).cpu().double()
+                if (sample := samples.get(name)) is not None:
+                    sample.add(images, output.z, output.quantized.indices)
                 if self.features is not None:
                     self.features.add(name, recon)
 
