@@ -83,7 +83,7 @@ def train(name: str, rank: int, accelerator: Accelerator) -> dict[str, str]:
             trainer.initialise_discriminator([images])
         result = trainer.train_step([images])
         assert result.status == "done", (name, step, result)
-        if step >= GAN_START:
+        if step >= GAN_START and run.config.loss.disc_weight > 0:
             weights.append(float(result.logs["adaptive_weight/applied"]))
     buffers = run.rank_tensors()
     kept = run.tensors()

@@ -113,6 +113,11 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
         """Whether a fresh run starts with `initialise`."""
         return False
 
+    @property
+    def depth(self) -> int:
+        """How often it does, each time with z made anew: of a hierarchy, z depends on the codes of the levels above."""
+        return 1
+
     def initialise(self, z: Z, *, seed: int) -> None:
         """Set the codes from the encoder outputs of all processes, before the first step of a fresh run."""
 
