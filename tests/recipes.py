@@ -85,7 +85,7 @@ def _logits(net: Net, full: bool) -> nn.Module:
 
 def _smallest(config: Config) -> Config:
     """The config at the smallest side that it can be trained with; attention stays on the levels that had it."""
-    stride = 2 ** (len(config.model.ch_mult) - 1)
+    stride = 2 ** (len(config.model.ch_mult) + len(config.model.top_mult) - 1)
     problem: ValueError | None = None
     for side in (side for side in SIDES if side > stride):  # more than a single code per image
         attention = [resolution * side // config.data.image_size for resolution in config.model.attn_resolutions]

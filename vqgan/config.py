@@ -124,6 +124,9 @@ class ModelConfig:
     """Channels of the latent before quant_conv maps them to the code dimension."""
     dropout: float = 0.0
     """Dropout inside residual blocks."""
+    top_mult: list[int] = field(default_factory=list)
+    """Not empty: two grids of codes (VQ-VAE-2, arXiv:1906.00446), with a channel factor per level above the bottom's;
+    n of them make the top grid's side 2^n times smaller than the bottom's."""
     quantizer: PartConfig = field(default_factory=lambda: PartConfig(name="vq"))
     """The bottleneck; names are the keys of vqgan.quantizers.QUANTIZERS."""
 
@@ -131,10 +134,12 @@ class ModelConfig:
         _check(self.ch >= 1, "model.ch", self.ch, "a positive number")
         levels = len(self.ch_mult) >= 1 and all(factor >= 1 for factor in self.ch_mult)
         _check(levels, "model.ch_mult", list(self.ch_mult), "at least one factor, each 1 or more")
+        _check(min(self.top_mult, default=1) >= 1, "model.top_mult", list(self.top_mult), "factors of 1 or more")
         _check(self.num_res_blocks >= 1, "model.num_res_blocks", self.num_res_blocks, "1 or more")
         _check(self.z_channels >= 1, "model.z_channels", self.z_channels, "a positive number")
         _check(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "a share in [0, 1)")
-        widths = sorted({width for width in (self.ch * factor for factor in (1, *self.ch_mult)) if width % 32})
+        factors = (1, *self.ch_mult, *self.top_mult)
+        widths = sorted({width for width in (self.ch * factor for factor in factors) if width % 32})
         if widths:
             raise UserError(
                 f"model.ch ({self.ch}) times model.ch_mult ({list(self.ch_mult)}) gives widths {widths} that GroupNorm "

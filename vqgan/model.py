@@ -1,6 +1,7 @@
 """VQGAN: encoder, quantizer and decoder in one module.
 
 Shapes: images and recon (B, C, H, W) in [-1, 1]; z and z_q (B, D, h, w) with h = H / stride; indices (B, h, w) int64.
+Of a hierarchy z, z_q and indices are tuples with an entry for each level, the top first, whose h is H / stride.
 """
 
 import copy
@@ -9,22 +10,24 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from vqgan.bottleneck import make_bottleneck
 from vqgan.errors import UserError
 from vqgan.hub import upload
 from vqgan.model_card import README, model_card
 from vqgan.networks.autoencoder import Decoder, Encoder, Variant
+from vqgan.networks.padding import pad_to_stride
 from vqgan.parts import check_part
 from vqgan.pretrained import (
     EXPORT_CONFIG,
     RAW_WEIGHTS,
+    Unset,
     Weights,
     find_model,
     fit_weights,
@@ -35,7 +38,8 @@ from vqgan.pretrained import (
 )
 from vqgan.quantizers import QUANTIZERS
 from vqgan.quantizers.base import QuantizerOutput
-from vqgan.quantizers.grids import Indices, Latents, to_int64
+from vqgan.quantizers.grids import Indices, Latents, detach, to_int64
+from vqgan.quantizers.levels import LevelQuantizer
 
 __all__ = ["VQGAN", "VQGANOutput", "evaluating", "load_weights", "pad_to_stride", "read_weights"]
 
@@ -70,6 +74,8 @@ class VQGAN(nn.Module):
         attn_resolutions: feature-map sides, at `image_size`, that get self-attention (taming only).
         z_channels: channels of the latent, which quant_conv maps to the code dimension.
         dropout: inside residual blocks.
+        top_mult: makes it a hierarchy of two grids of codes (VQ-VAE-2, arXiv:1906.00446): factor on `ch` per level
+            between the bottom grid, which ch_mult leads to, and the top one; each doubles the stride.
         quantizer: {"name": a key of QUANTIZERS, "args": arguments of its class}.
 
     Raises:
@@ -88,14 +94,17 @@ class VQGAN(nn.Module):
         attn_resolutions: Sequence[int] = (16,),
         z_channels: int = 256,
         dropout: float = 0.0,
+        top_mult: Sequence[int] = (),
         quantizer: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.stride = 2 ** (len(ch_mult) - 1)
+        levels = [*ch_mult, *top_mult]
+        self.stride = 2 ** (len(levels) - 1)
         if image_size < 1 or image_size % self.stride:
+            where = "ch_mult and top_mult" if top_mult else "ch_mult"
             raise UserError(
-                f"image_size is {image_size}; {len(ch_mult)} levels in ch_mult need a multiple of {self.stride}."
+                f"image_size is {image_size}; {len(levels)} levels in {where} need a multiple of {self.stride}."
             )
         shape: dict[str, Any] = {
             "channels": channels,
@@ -111,10 +120,9 @@ class VQGAN(nn.Module):
         self.encoder = Encoder(**shape)
         self.decoder = Decoder(**shape)
         name, args = _quantizer_part(**(quantizer or {"name": "vq"}))
-        self.quantize: Any = QUANTIZERS[name](**args)  # a Quantizer, with a codebook or without
-        self.quant_conv = nn.Conv2d(z_channels, self.quantize.in_channels, 1)
-        self.post_quant_conv = nn.Conv2d(self.quantize.codebook_dim, z_channels, 1)
-        self._config = shape | {"quantizer": {"name": name, "args": args}}
+        self.quantize, self.quant_conv, self.post_quant_conv = make_bottleneck(name, args, top_mult, shape)
+        above = {"top_mult": list(top_mult)} if top_mult else {}  # so that models without it keep their hash
+        self._config = shape | above | {"quantizer": {"name": name, "args": args}}
         self._origin: Origin | None = None
 
     @property
@@ -144,7 +152,8 @@ class VQGAN(nn.Module):
         learned (`learning_args` of the quantizer) does not count: it does not show in what becomes of an image.
         """
         part = self._config["quantizer"]
-        args = {key: value for key, value in part["args"].items() if key not in self.quantize.learning_args}
+        learning_args = QUANTIZERS[part["name"]].learning_args
+        args = {key: value for key, value in part["args"].items() if key not in learning_args}
         return hash_weights(self._config | {"quantizer": part | {"args": args}}, self.state_dict())
 
     @property
@@ -165,27 +174,30 @@ class VQGAN(nn.Module):
                 f"images are {height}x{width}; training needs sides that are multiples of {self.stride}. "
                 f"Change data.image_size, or call reconstruct(), which pads."
             )
-        z = self.quant_conv(self.encoder(images))  # (B, D, h, w)
-        quantized = self.quantize(z)
+        z, above = self._latents(images)
+        quantized = self.quantize(z, *above)
         recon, features = self.decoder(self.post_quant_conv(quantized.z_q))
-        return VQGANOutput(recon, quantized, z.detach(), features.detach())
+        return VQGANOutput(recon, quantized, detach(z), features.detach())
 
-    def encode_z(self, images: Tensor) -> Tensor:
+    def encode_z(self, images: Tensor) -> Latents:
         """Encoder vectors (B, D, ceil(H / stride), ceil(W / stride)) before quantization, of images of any size.
 
         A quantizer may take more channels than it gives: see `Quantizer.in_channels`.
         """
         self._check_images(images)
-        return self.quant_conv(self.encoder(pad_to_stride(images, self.stride)))
+        z, _ = self._latents(pad_to_stride(images, self.stride))
+        return z
 
     def encode(self, images: Tensor) -> QuantizerOutput:
         """Quantize images of any size, (B, C, H, W) in [-1, 1]; indices (B, ceil(H / stride), ceil(W / stride)).
 
         Without codes `indices` is the empty tuple, and `z_q` is the latent: of `kl` the mean, in evaluation mode.
         """
-        return self.quantize(self.encode_z(images))
+        self._check_images(images)
+        z, above = self._latents(pad_to_stride(images, self.stride))
+        return self.quantize(z, *above)
 
-    def decode(self, z_q: Tensor) -> Tensor:
+    def decode(self, z_q: Latents) -> Tensor:
         """Reconstructions (B, C, h * stride, w * stride) of quantized vectors (B, D, h, w); linear, not clamped."""
         return self.decoder(self.post_quant_conv(z_q)).recon
 
@@ -278,7 +290,7 @@ class VQGAN(nn.Module):
         files = find_model(path, weights=weights, revision=revision)
         try:
             check_part("model", "VQGAN", files.args, {"VQGAN": VQGAN})
-            with torch.device("meta"), _Unset():
+            with torch.device("meta"), Unset():
                 skeleton = cls(**files.args)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
@@ -318,6 +330,13 @@ class VQGAN(nn.Module):
             return {}
         return self.metadata
 
+    def _latents(self, images: Tensor) -> tuple[Latents, tuple[QuantizerOutput, ...]]:
+        """z, (B, D, h, w), and of a hierarchy what came of the top, which the z of the bottom takes part in."""
+        features = self.encoder(images)
+        if isinstance(self.quantize, LevelQuantizer):
+            return self.quantize.conditioned(partial(self.quant_conv, features))
+        return self.quant_conv(features), ()
+
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.channels or not images.is_floating_point():
             raise UserError(
@@ -326,29 +345,9 @@ class VQGAN(nn.Module):
             )
 
 
-def pad_to_stride(images: Tensor, stride: int) -> Tensor:
-    """Extend images (B, C, H, W) on the right and at the bottom to sides that are multiples of `stride`.
-
-    By reflection; a side too short to be reflected that far repeats its last pixel.
-    """
-    height, width = images.shape[-2:]
-    down, right = -height % stride, -width % stride
-    images = F.pad(images, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
-    return F.pad(images, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
-
-
 def _quantizer_part(name: str, args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """Name and complete arguments: defaults are written out, so that a saved model does not change when they do."""
     return name, check_part("quantizer", name, args or {}, QUANTIZERS)
-
-
-class _Unset(TorchFunctionMode):
-    """Weights are not set to random numbers in this block: doing so without storage makes torch import its compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vqgan.errors import UserError
 from vqgan.hub import download, is_hub_id
@@ -237,6 +238,15 @@ def fit_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *
         raise UserError(f"{what}: NaN or infinity in {_some(sick)}. Take an earlier checkpoint.")
     logger.info("loaded %d tensors from %s, 0 missing, 0 unexpected", len(found), what)
     return found
+
+
+class Unset(TorchFunctionMode):
+    """Weights are not set to random numbers in this block: doing so without storage makes torch import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def without_wrappers(tensors: Mapping[str, Tensor], *, what: str) -> dict[str, Tensor]:

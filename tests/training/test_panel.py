@@ -44,3 +44,13 @@ def test_several_books_and_grids_have_a_row_each() -> None:
     assert (rows["codes 2"][1, CELL // 2 :, : CELL // 2] == code_colours(levels[1][1, 1, 0].numpy())).all()
 
     assert list(draw_rows(images, images, (), codebook_size=0)) == ["input", "recon", "error x 4"]
+
+
+def test_every_level_has_a_map_and_so_has_every_book_of_a_level() -> None:
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    grids = (torch.zeros(2, 1, 1).long(), torch.tensor([0, 1, 0, 1]).repeat(2, 1).view(2, 2, 2))
+    assert list(draw_rows(images, images, grids, codebook_size=4))[3:] == ["codes 1", "codes 2"]
+    books = torch.stack([grids[1], grids[1]], dim=1)  # (2, q, 2, 2)
+    rows = draw_rows(images, images, (grids[0], books), codebook_size=4)
+    assert list(rows)[3:] == ["codes 1", "codes 2", "codes 3"]
+    assert {pictures.shape for pictures in rows.values()} == {(2, CELL, CELL, 3)}

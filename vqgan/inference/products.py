@@ -115,12 +115,20 @@ class LatentProduct(Product):
     Args:
         network: in evaluation mode.   size: side of the images, a multiple of the stride.
         dtype: of the arrays; float16 halves the folder and rounds to 11 bits.
+
+    Raises:
+        UserError: a hierarchy, whose latents have several sizes.
     """
 
     form: ClassVar[Form] = LATENTS
 
     def __init__(self, network: VQGAN, size: int, dtype: Dtype) -> None:
         super().__init__(network, size)
+        if network.quantize.depth > 1:
+            raise UserError(
+                f"this model has latents of {network.quantize.depth} sizes ({network.quantize.description}), which do "
+                f"not fit one array. Leave --latents out to write its tokens, a grid for each."
+            )
         self.grid, self.dtype = (network.quantize.codebook_dim, self.side, self.side), dtype
 
     @property

@@ -113,6 +113,11 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
         """Whether a fresh run starts with `initialise`."""
         return False
 
+    @property
+    def depth(self) -> int:
+        """How often it does, each time with z made anew: of a hierarchy, z depends on the codes of the levels above."""
+        return 1
+
     def codes(self) -> Tensor | None:
         """The codes that people are shown, (K, D): of several books the first, of several grids those of the finest.
 

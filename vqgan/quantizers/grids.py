@@ -34,6 +34,11 @@ def concatenate(batches: Sequence[Indices]) -> Indices:
     return tuple(torch.cat(level) for level in zip(*batches, strict=True))
 
 
+def detach(values: Latents) -> Latents:
+    """The same outside of every graph."""
+    return values.detach() if isinstance(values, Tensor) else tuple(part.detach() for part in values)
+
+
 def take(indices: Indices, images: Sequence[int]) -> Indices:
     """Those of some images of the batch."""
     return indices[images] if isinstance(indices, Tensor) else tuple(grid[images] for grid in indices)

@@ -16,6 +16,7 @@ from vqgan.errors import UserError
 from vqgan.networks import DISCRIMINATORS
 from vqgan.parts import check_name, check_part
 from vqgan.quantizers import QUANTIZERS
+from vqgan.quantizers.levels import LevelQuantizer
 from vqgan.training.terms import network_terms, used_terms
 
 SMALLEST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}
@@ -36,7 +37,9 @@ def check_config(config: Config) -> None:
         check_name("adversarial pair", loss.adversarial, ADVERSARIAL)
     with _about("model.quantizer"), torch.device("meta"):  # builds without numbers: the class checks its own ranges
         args = check_part("quantizer", quantizer.name, quantizer.args, QUANTIZERS)
-        QUANTIZERS[quantizer.name](**args)
+        part = QUANTIZERS[quantizer.name](**args)
+        if config.model.top_mult:
+            LevelQuantizer([part, part], (1, 2))
     if loss.adaptive_numerator == "pixel" and not any(
         weight > 0 for term, weight in used_terms(loss).items() if term not in NETWORK_TERMS
     ):
@@ -60,14 +63,14 @@ def check_config(config: Config) -> None:
 
 
 def _check_stride(config: Config) -> None:
-    size, levels = config.data.image_size, len(config.model.ch_mult)
+    size, top_mult = config.data.image_size, config.model.top_mult
+    levels, where = len(config.model.ch_mult) + len(top_mult), "model.ch_mult" + " and model.top_mult" * bool(top_mult)
     stride = 2 ** (levels - 1)
     if size % stride:
         below = size // stride * stride
         fitting = f"{below} or {below + stride}" if below else f"{stride}"
         raise UserError(
-            f"data.image_size is {size}; the {levels} levels of model.ch_mult need a multiple of {stride}, "
-            f"such as {fitting}."
+            f"data.image_size is {size}; the {levels} levels of {where} need a multiple of {stride}, such as {fitting}."
         )
 
 

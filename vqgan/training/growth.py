@@ -13,6 +13,7 @@ from torch import Tensor
 from vqgan.errors import UserError
 from vqgan.metrics.image import psnr
 from vqgan.model import VQGAN, evaluating
+from vqgan.quantizers.grids import concatenate
 from vqgan.training.processes import all_agree, mean_over_processes
 from vqgan.training.run import Run
 
@@ -39,7 +40,8 @@ def grow_codebook(run: Run, micro_batches: Sequence[Tensor], *, kept: int) -> fl
     """
     model, seed = run.model, run.config.run.seed
     with evaluating(model):
-        z = torch.cat([model.encode_z(images) for images in micro_batches])
+        z = concatenate([model.encode_z(images) for images in micro_batches])
+        assert isinstance(z, Tensor)  # what can grow has one grid
         if not all_agree(bool(torch.isfinite(z).all())):
             raise UserError(
                 "The encoder's output for the first batch holds NaN or infinity, and the codebook cannot grow from it. "

@@ -32,6 +32,8 @@ from vqgan.store import read_json
 from vqgan.training.run import model_arguments
 
 CODEBOOK = "quantize.embedding.weight"
+TOP_CODEBOOK, TOP_ENCODER = "quantize.levels.0.embedding.weight", "quant_conv.top_encoder"  # of a hierarchy
+TOP = "model.top_mult"
 CODEBOOK_SIZE = "model.quantizer.args.codebook_size"
 ATTENTION = "model.attn_resolutions"
 HEAD_START = 300  # steps within which a fresh discriminator has learned little
@@ -135,13 +137,14 @@ def _settings(args: Mapping[str, Any], image_size: int) -> dict[str, Any]:
         quantizer |= {f"model.quantizer.args.{key}": value for key, value in meaning if key not in known.learning_args}
     has_attention = [
         args["variant"] == "taming" and args["image_size"] / 2**level in args["attn_resolutions"]
-        for level in range(len(args["ch_mult"]))
+        for level in range(len(args["ch_mult"]) + len(args["top_mult"]))
     ]
     return {
         "data.channels": args["channels"],
         "model.variant": args["variant"],
         "model.ch": args["ch"],
         "model.ch_mult": list(args["ch_mult"]),
+        TOP: list(args["top_mult"]),
         "model.num_res_blocks": args["num_res_blocks"],
         ATTENTION: _sides(has_attention, image_size),
         "model.z_channels": args["z_channels"],
@@ -152,28 +155,37 @@ def _settings(args: Mapping[str, Any], image_size: int) -> dict[str, Any]:
 def _settings_of_shapes(tensors: Mapping[str, Tensor], image_size: int) -> dict[str, Any]:
     """The same as far as the shapes of a weight file tell; what is missing there is missing here."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    widths: list[int] = []
-    while (block := f"encoder.down.{len(widths)}.block.0.conv2.weight") in shapes:
-        widths.append(shapes[block][0])
+    widths = _widths(shapes, "encoder.down")
     conv_in, conv_out = shapes.get("encoder.conv_in.weight"), shapes.get("encoder.conv_out.weight")
     found: dict[str, Any] = {}
     if conv_in and conv_out and widths:
         blocks = {name.split(".")[4] for name in shapes if name.startswith("encoder.down.0.block.")}
-        attended = [
-            any(name.startswith(f"encoder.down.{level}.attn.") for name in shapes) for level in range(len(widths))
-        ]
+        top = _widths(shapes, f"{TOP_ENCODER}.down")[1:]  # its level 0 has the bottom's side
+        levels = [f"encoder.down.{level}" for level in range(len(widths))]
+        levels += [f"{TOP_ENCODER}.down.{level}" for level in range(1, len(top) + 1)]
+        attended = [any(name.startswith(f"{level}.attn.") for name in shapes) for level in levels]
         found = {
             "data.channels": conv_in[1],
             "model.variant": "taming" if "encoder.mid.attn_1.q.weight" in shapes else "symmetric",
             "model.ch": conv_in[0],
             "model.ch_mult": [width // conv_in[0] for width in widths],
+            TOP: [width // conv_in[0] for width in top],
             "model.num_res_blocks": len(blocks),
             ATTENTION: _sides(attended, image_size),
             "model.z_channels": conv_out[0],
         }
-    if CODEBOOK in shapes:
-        found |= {CODEBOOK_SIZE: shapes[CODEBOOK][0], "model.quantizer.args.codebook_dim": shapes[CODEBOOK][1]}
+    codebook = shapes.get(CODEBOOK) or shapes.get(TOP_CODEBOOK)
+    if codebook:
+        found |= {CODEBOOK_SIZE: codebook[0], "model.quantizer.args.codebook_dim": codebook[1]}
     return found
+
+
+def _widths(shapes: Mapping[str, tuple[int, ...]], levels: str) -> list[int]:
+    """Channels of each level of an encoder."""
+    widths: list[int] = []
+    while (block := f"{levels}.{len(widths)}.block.0.conv2.weight") in shapes:
+        widths.append(shapes[block][0])
+    return widths
 
 
 def _sides(attended: Sequence[bool], image_size: int) -> list[int]:
@@ -187,7 +199,8 @@ def _compare(here: Mapping[str, Any], there: Mapping[str, Any], name: str) -> No
         UserError: one line with each setting, both values and what to write instead.
     """
     quantizer = QUANTIZERS.get(here["model.quantizer.name"])
-    carried = {"data.channels"} | ({CODEBOOK_SIZE} if quantizer is not None and quantizer.growable else set())
+    grows = quantizer is not None and quantizer.growable and not here[TOP]
+    carried = {"data.channels"} | ({CODEBOOK_SIZE} if grows else set())
     common = [key for key in here if key in there and key not in carried]
     differing = [key for key in common if here[key] != there[key]]
     if "model.quantizer.name" in differing:

@@ -51,7 +51,8 @@ def draw_rows(images: Tensor, recon: Tensor, indices: Indices, codebook_size: in
 def token_maps(indices: Indices) -> dict[str, Tensor]:
     """Grids of indices (N, h, w) by label; none where nothing is discrete."""
     if not isinstance(indices, Tensor):
-        maps = {f"codes {number}": grid for number, grid in enumerate(indices, start=1)}
+        books = [book for grid in indices for book in (grid.unbind(1) if grid.ndim == 4 else (grid,))]
+        maps = {f"codes {number}": book for number, book in enumerate(books, start=1)}
         return dict(list(maps.items())[-MOST_MAPS:])
     if indices.ndim == 3:
         return {"codes": indices}

@@ -207,6 +207,7 @@ def model_arguments(config: Config) -> dict[str, Any]:
         "attn_resolutions": tuple(model.attn_resolutions),
         "z_channels": model.z_channels,
         "dropout": model.dropout,
+        "top_mult": tuple(model.top_mult),
         "quantizer": {"name": model.quantizer.name, "args": dict(model.quantizer.args)},
     }
 

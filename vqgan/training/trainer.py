@@ -21,7 +21,7 @@ from losses.generator import GeneratorGradient
 from losses.input_gradient import input_gradient, twice_differentiable
 from vqgan.errors import UserError
 from vqgan.model import VQGANOutput, evaluating
-from vqgan.quantizers.grids import concatenate, parts_of
+from vqgan.quantizers.grids import concatenate, detach, parts_of
 from vqgan.quantizers.reseed import reset_moments
 from vqgan.training.critic import Critic
 from vqgan.training.processes import agree_on_worst, all_agree, wrap
@@ -142,7 +142,7 @@ class Trainer:
             UserError: on all processes, if an output is not finite on any of them; the codes are as they were.
         """
         quantizer = self.run.model.quantize
-        if quantizer.needs_data_init:
+        for _ in range(quantizer.depth if quantizer.needs_data_init else 0):
             with self._autocast(), evaluating(self.run.model):  # without dropout, as the codes will be used
                 z = concatenate([self.run.model.encode_z(images) for images in micro_batches])
             if not all_agree(all(bool(torch.isfinite(level).all()) for level in parts_of(z))):
@@ -197,7 +197,7 @@ class Trainer:
         logs["loss/total"] = logs["loss/total"] + quantized.loss.detach()
         parts = {name: value for name, value in quantized.logs.items() if name != "perplexity"}  # `update` gives it
         logs |= {f"loss/{CODE_TERMS.get(name, name)}": value for name, value in parts.items()}
-        detached = quantized._replace(z_q=quantized.z_q.detach(), loss=quantized.loss.detach())
+        detached = quantized._replace(z_q=detach(quantized.z_q), loss=quantized.loss.detach())
         return output._replace(recon=output.recon.detach(), quantized=detached), gradient, logs
 
     def _unscaled_norm(self, optimizer: torch.optim.Optimizer, unscale: Callable[[Sequence[Tensor]], None]) -> Tensor:
