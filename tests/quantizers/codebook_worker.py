@@ -1,6 +1,6 @@
-"""Child process of test_processes.py: 30 updates of a codebook, and how it looked after each, written to a file.
+"""Child process of test_processes.py: 30 updates of some codebooks, and how they looked after each, in a file.
 
-python codebook_worker.py OUT.safetensors RENDEZVOUS RANK PROCESSES LEARNING
+python codebook_worker.py OUT.safetensors RENDEZVOUS RANK PROCESSES
 """
 
 import sys
@@ -15,6 +15,17 @@ from vqgan.quantizers.reseed import reset_moments
 from vqgan.quantizers.vq import VectorQuantizer
 
 STEPS, BATCH = 30, 8
+# Not k-means with gradients: means have none but rounding, and Adam takes a full step along that.
+CASES: dict[str, dict[str, Any]] = {
+    "gradient": {},
+    "ema": {"learning": "ema", "init": "kmeans"},
+    "queue": {"reseed_from": "queue"},
+    "queue of ema": {"reseed_from": "queue", "learning": "ema", "distance": "cosine", "init": "kmeans"},
+    "split": {"reseed_from": "split"},
+    "split of ema": {"reseed_from": "split", "learning": "ema"},
+    "nearest": {"reseed_from": "nearest"},
+    "nearest of ema": {"reseed_from": "nearest", "learning": "ema", "distance": "cosine"},
+}
 
 
 def encoder_output(step: int) -> Tensor:
@@ -23,11 +34,9 @@ def encoder_output(step: int) -> Tensor:
     return torch.randn(BATCH, 4, 4, 4, generator=generator) + step * torch.tensor([0.2, 0.0, -0.1, 0.0])[:, None, None]
 
 
-def run(rank: int, processes: int, learning: Any) -> dict[str, Tensor]:
+def run(rank: int, processes: int, args: dict[str, Any]) -> dict[str, Tensor]:
     torch.manual_seed(rank)  # initial codebooks differ on purpose: data-driven initialisation must level them
-    quantizer = VectorQuantizer(48, 4, learning=learning, reseed_every=5, reseed_threshold=0.5)
-    if processes > 1:
-        dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=processes)
+    quantizer = VectorQuantizer(48, 4, reseed_every=5, reseed_threshold=0.5, **args)
     weight = quantizer.embedding.weight
     optimizer = torch.optim.Adam([weight], lr=1e-2) if weight.requires_grad else None
     books, reseeded, perplexities = [], [], []
@@ -50,11 +59,18 @@ def run(rank: int, processes: int, learning: Any) -> dict[str, Tensor]:
         books.append(weight.detach().clone())
         reseeded.append(update.logs["reseeded"])
         perplexities.append(update.logs["perplexity"])
-    if processes > 1:
-        dist.destroy_process_group()
     logs = {"reseeded": torch.stack(reseeded), "perplexity": torch.stack(perplexities)}
     return logs | {"books": torch.stack(books), "hit_rate": quantizer.health.hit_rate}
 
 
+def main(out: str, rendezvous: str, rank: int, processes: int) -> None:
+    if processes > 1:
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes)
+    found = {name: run(rank, processes, args) for name, args in CASES.items()}
+    if processes > 1:
+        dist.destroy_process_group()
+    save_file({f"{case}/{name}": value for case, values in found.items() for name, value in values.items()}, out)
+
+
 if __name__ == "__main__":
-    save_file(run(int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]), sys.argv[1])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

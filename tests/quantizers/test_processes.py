@@ -9,25 +9,30 @@ from torch import Tensor
 
 from tests.processes import run_processes
 
+from .codebook_worker import CASES, STEPS
+
 WORKER = Path(__file__).with_name("codebook_worker.py")
 
 
-def results(folder: Path, learning: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """One process alone, then both of a pair."""
-    runs = [(0, 1), (0, 2), (1, 2)]
+    folder, runs = tmp_path_factory.mktemp("processes"), [(0, 1), (0, 2), (1, 2)]
     outs = [folder / f"{processes}_{rank}.safetensors" for rank, processes in runs]
     meet = (folder / "rendezvous").as_uri()
-    each = [[out, meet, rank, number, learning] for out, (rank, number) in zip(outs, runs, strict=True)]
-    for done in run_processes(WORKER, *each, timeout=60):
+    each = [[out, meet, rank, number] for out, (rank, number) in zip(outs, runs, strict=True)]
+    for done in run_processes(WORKER, *each, timeout=120):
         assert done.status == 0, done.errors
-    alone, first, second = map(load_file, outs)
-    return alone, first, second
+    return [load_file(out) for out in outs]
 
 
-@pytest.mark.parametrize("learning", ["gradient", "ema"])
-def test_two_processes(tmp_path: Path, learning: str) -> None:
-    alone, first, second = results(tmp_path, learning)
-    assert len(first["reseeded"].unique()) > 3  # several events replaced something
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes(results: list[dict[str, Tensor]], case: str) -> None:
+    start = f"{case}/"
+    alone, first, second = (
+        {name.removeprefix(start): found[name] for name in found if name.startswith(start)} for found in results
+    )
+    assert len(first["reseeded"]) == STEPS and len(first["reseeded"].unique()) > 3  # several events replaced something
     for name in first:
         assert torch.equal(first[name], second[name]), name
     assert torch.equal(first["reseeded"], alone["reseeded"])

@@ -38,7 +38,7 @@ def test_an_entry_without_hits_dies_and_a_rare_one_lives() -> None:
     assert lives.index(1) == 21  # 0.9^22 < 0.1
 
 
-@pytest.mark.parametrize("step, memory", [(0, 10), (500, 50), (5000, 100)])
+@pytest.mark.parametrize("step, memory", [(0, 10), (500, 25), (5000, 100)])
 def test_memory_grows_with_the_run(step: int, memory: int) -> None:
     codes = health()
     codes.record(torch.tensor([400.0, 0.0, 0.0, 0.0]), 400, step=step)
@@ -90,6 +90,12 @@ def test_replace_rows() -> None:
         out, replaced = replace_rows(rows, torch.tensor(wanted), pool)
         assert out[:, 0].tolist() == expected
         assert replaced.tolist() == [value > 0 for value in expected]
+
+
+def test_rows_whose_turn_meets_nothing_valid_stay() -> None:
+    wanted, valid = torch.tensor([True, False, True, True]), torch.tensor([True, False])
+    out, replaced = replace_rows(torch.zeros(4, 1), wanted, torch.tensor([[1.0], [2.0]]), valid)
+    assert out.flatten().tolist() == [1.0, 0.0, 0.0, 0.0] and replaced.tolist() == [True, False, False, False]
 
 
 def test_draw_vectors(draw: Draw) -> None:

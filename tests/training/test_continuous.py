@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.processes import run_together
 from vqgan import LatentDataset
 from vqgan.cli.main import main
 from vqgan.config import Config
@@ -175,7 +176,7 @@ def test_starting_from_its_weights(trained: Runs, tmp_path: Path, frozen: tuple[
     assert not all(same[name] for name in same if name.startswith("decoder"))
 
 
-def test_two_processes(run_together: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path) -> None:
     """Both end with the same weights, and with the values of one count over both."""
     overrides = [*OVERRIDES, f"model.quantizer={PARTS['kl']}", f"run.dir={tmp_path / 'run'}"]
     overrides += ["train.max_steps=3", "train.accumulate=1"]

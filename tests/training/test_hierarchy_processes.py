@@ -1,16 +1,15 @@
 """Two grids of codes: one process, two processes and accumulation do the same updates, in float64."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from tests.processes import run_together
+
 from .hierarchy_worker import train as train_alone
 
 
-def test_two_processes_hold_the_same_codes_and_those_of_one(
-    tmp_path: Path, run_together: Callable[..., list[dict[str, dict[str, list[float]]]]]
-) -> None:
+def test_two_processes_hold_the_same_codes_and_those_of_one(tmp_path: Path) -> None:
     worker = Path(__file__).with_name("hierarchy_worker.py")
     first, second = run_together(worker, tmp_path, ["gradient", "ema"], timeout=100)
     assert first == second

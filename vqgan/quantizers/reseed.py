@@ -1,4 +1,4 @@
-"""Dead entries of a codebook: which they are, and what replaces them.
+"""Dead entries of a codebook: which they are, and how they are replaced; reseed_policies.py says by what.
 
 Everything is equal on all processes, and nothing waits for the device.
 Shapes: hits, dead, replaced (K,); vectors (N, D) of this process; pool (M, D).
@@ -65,7 +65,7 @@ class CodeHealth(nn.Module):
         # The memory of the running rate, in updates: short at first, while the encoder moves fast; longer later, so
         # that entries for rare images outlive batches without them; and always enough to expect ten hits of an
         # average entry, or chance would call entries dead.
-        memory = max(min(max(step / 10, 10), 100), 10 / (self.uniform_rate * total))
+        memory = max(min(max(step / 20, 10), 100), 10 / (self.uniform_rate * total))
         self.hit_rate.lerp_(hits / total, 1 / memory)
         self.last_hit_step.masked_fill_(hits > 0, step)
         usage = (self.last_hit_step > step - self.usage_window).float().mean()
@@ -108,18 +108,22 @@ def host_generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
-def replace_rows(rows: Tensor, wanted: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+def replace_rows(rows: Tensor, wanted: Tensor, pool: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Give the first M wanted rows the M vectors of the pool, in order.
 
     Args:
         rows: (K, D).   wanted: (K,) bool, at any number of places.   pool: (M, D).
+        valid: (M,) bool; a row whose turn meets a vector that is not valid stays as it is. Default: all are.
 
     Returns:
         The rows with replacements (K, D), and which were replaced (K,) bool.
     """
     turn = wanted.cumsum(0) - 1  # the n-th wanted row takes vector n; indexing by a mask would wait for its count
+    place = turn.clamp(0, len(pool) - 1)
     replaced = wanted & (turn < len(pool))
-    return torch.where(replaced[:, None], pool[turn.clamp(0, len(pool) - 1)], rows), replaced
+    if valid is not None:
+        replaced &= valid[place]
+    return torch.where(replaced[:, None], pool[place], rows), replaced
 
 
 def reset_moments(optimizer: torch.optim.Optimizer, parameter: Tensor, replaced: Tensor) -> None:

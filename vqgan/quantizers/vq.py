@@ -13,15 +13,17 @@ from vqgan.quantizers.base import QuantizerOutput, QuantizerUpdate
 from vqgan.quantizers.collectives import process_count, sum_over_processes
 from vqgan.quantizers.entropy import codebook_entropies
 from vqgan.quantizers.estimators import ESTIMATORS
-from vqgan.quantizers.reseed import check, draw_vectors, host_generator, replace_rows
+from vqgan.quantizers.reseed import check, replace_rows
+from vqgan.quantizers.reseed_policies import POLICIES, Places, ReseedFrom, Scene, VectorQueue, halve
 from vqgan.quantizers.search import nearest
+from vqgan.quantizers.starts import kmeans, sample
 from vqgan.quantizers.tokens import TokenQuantizer
 from vqgan.quantizers.usage import count_hits, perplexity
 
 Gradient = Literal["straight_through", "rotation"]
 Learning = Literal["gradient", "ema"]
 Distance = Literal["euclidean", "cosine"]
-Init = Literal["data", "normal", "uniform"]
+Init = Literal["data", "kmeans", "normal", "uniform"]
 
 
 class VectorQuantizer(TokenQuantizer):
@@ -44,12 +46,17 @@ class VectorQuantizer(TokenQuantizer):
         learning: gradient: by the codebook loss; ema: running means of the vectors assigned (appendix A.1).
         distance: euclidean or cosine.
         ema_decay: gamma of the running means.
-        init: data: vectors of the first batch (the trainer calls `initialise`); normal: standard deviation D^-1/2,
-            so norms are near 1; uniform: within +-1/K, as in taming-transformers.
+        init: data: vectors of the first batch (the trainer calls `initialise`); kmeans: means of clusters of them, by
+            direction if the distance is cosine; normal: standard deviation D^-1/2, so norms are near 1; uniform:
+            within +-1/K, as in taming-transformers.
+        kmeans_steps: rounds of k-means.
         reseed_every: updates between two re-seeds of dead entries; 0 switches re-seeding off.
         reseed_threshold: an entry is dead below this share of the uniform hit rate 1/K.
         reseed_max_share: most entries replaced at once, as a share of K.
         reseed_stop: share of the run after which no entry is replaced.
+        reseed_from: where dead entries go, a key of POLICIES: batch: to vectors of this batch; queue: to vectors of the
+            last batches; split: beside entries with many hits; nearest: to the nearest vectors of this batch.
+        reseed_queue: vectors that the queue holds, of the last 32 updates; only `reseed_from: queue` has one.
         usage_window: updates an entry counts as used after it was last chosen.
         entropy_weight: of mean H(p(entry | z)) - H(mean p(entry | z)), with p = softmax(-distance^2 / temperature),
             over the vectors of a micro-batch of one process (VQGAN+, arXiv:2409.16211); 0 leaves the term out.
@@ -67,10 +74,13 @@ class VectorQuantizer(TokenQuantizer):
             "learning",
             "ema_decay",
             "init",
+            "kmeans_steps",
             "reseed_every",
             "reseed_threshold",
             "reseed_max_share",
             "reseed_stop",
+            "reseed_from",
+            "reseed_queue",
             "usage_window",
             "entropy_weight",
             "entropy_temperature",
@@ -88,10 +98,13 @@ class VectorQuantizer(TokenQuantizer):
         distance: Distance = "euclidean",
         ema_decay: float = 0.99,
         init: Init = "data",
+        kmeans_steps: int = 10,
         reseed_every: int = 10,
         reseed_threshold: float = 0.1,
         reseed_max_share: float = 0.25,
         reseed_stop: float = 0.9,
+        reseed_from: ReseedFrom = "batch",
+        reseed_queue: int = 4096,
         usage_window: int = 1000,
         entropy_weight: float = 0.0,
         entropy_temperature: float = 0.01,
@@ -111,13 +124,16 @@ class VectorQuantizer(TokenQuantizer):
         check(distance in get_args(Distance), "distance", distance, f"one of {', '.join(get_args(Distance))}")
         check(0 <= ema_decay < 1, "ema_decay", ema_decay, "a share in [0, 1)")
         check(init in get_args(Init), "init", init, f"one of {', '.join(get_args(Init))}")
+        check(kmeans_steps >= 0, "kmeans_steps", kmeans_steps, "0 or more rounds")
+        check(reseed_from in POLICIES, "reseed_from", reseed_from, f"one of {', '.join(POLICIES)}")
+        check(reseed_queue >= 1, "reseed_queue", reseed_queue, "1 or more vectors")
         check(entropy_weight >= 0, "entropy_weight", entropy_weight, "0 or more")
         check(entropy_temperature > 0, "entropy_temperature", entropy_temperature, "a number above 0")
         self.commitment_weight = commitment_weight
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
         self.estimator = ESTIMATORS[gradient]
         self.learning, self.distance, self.init = learning, distance, init
-        self.ema_decay = ema_decay
+        self.ema_decay, self.kmeans_steps, self.reseed_from = ema_decay, kmeans_steps, reseed_from
 
         self.embedding = nn.Embedding(codebook_size, codebook_dim)
         if init == "uniform":
@@ -128,6 +144,7 @@ class VectorQuantizer(TokenQuantizer):
             self.embedding.weight.requires_grad_(False)
             count = torch.full((codebook_size,), 1 / codebook_size)  # per vector of the batch, so the counts sum to 1
             self.register_buffer("ema_count", count, persistent=False)
+        self.queue = VectorQueue(reseed_queue, codebook_dim) if reseed_from == "queue" else None
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize z (B, D, h, w); training and evaluation do the same, and no state changes."""
@@ -172,26 +189,28 @@ class VectorQuantizer(TokenQuantizer):
     @property
     def needs_data_init(self) -> bool:
         """Whether a fresh run starts with `initialise`."""
-        return self.init == "data"
+        return self.init in ("data", "kmeans")
 
     @torch.no_grad()
     def initialise(self, z: Tensor, *, seed: int) -> None:
-        """Set the codebook to vectors drawn from those of all processes; all call it, with z (B, D, h, w).
+        """Set the codebook to vectors of all processes, or to means of them; all call it, with z (B, D, h, w).
 
         Where there are fewer vectors than entries, they repeat with a little noise.
         """
-        self.embedding.weight.copy_(self._draw(z, self.codebook_size, seed=seed))
+        vectors, size, steps = self._vectors(z), self.codebook_size, self.kmeans_steps * (self.init == "kmeans")
+        rows = kmeans(vectors, size, steps=steps, spherical=self.distance == "cosine", seed=seed)
+        self.embedding.weight.copy_(rows)
 
     @torch.no_grad()
     def grow(self, z: Tensor, *, kept: int, seed: int, share: float = 1.0) -> None:
-        """Set the entries behind the first `kept`, 1 to K - 1, as `initialise` sets all; the first stay, to the bit.
+        """Set the entries behind the first `kept`, 1 to K - 1, to vectors drawn; the first stay, to the bit.
 
         Args:
             z: (B, D, h, w).   kept: entries that stay.   seed: of the run.
             share: where the new ones lie on the way from the nearest kept entry, 0, to the vector drawn, 1. They are
                 nearer to the vectors around them than any kept entry, however small it is.
         """
-        rows = self._draw(z, self.codebook_size - kept, seed=seed)
+        rows = sample(self._vectors(z), self.codebook_size - kept, seed=seed)
         old = self.embedding.weight[:kept].to(self._dtype)
         if self.distance == "cosine":
             old = F.normalize(old, dim=1)
@@ -223,9 +242,11 @@ class VectorQuantizer(TokenQuantizer):
             self._average(sums[:, 0] / total, sums[:, 1:] / total)
         logs = self.health.record(sums[:, 0], total, step=step)
         replaced = {}
+        if self.queue is not None and not self.frozen:
+            self.queue.push(vectors, step=step, seed=seed)
         if self.health.is_due(step, max_steps) and not self.frozen:
-            pool = draw_vectors(vectors, self.health.max_rows, seed=seed, purpose=f"reseed/{step}")
-            replaced["embedding.weight"] = self._reseed(pool)
+            scene = Scene(vectors, indices.flatten(), self._codebook(), self.health, self.queue, step, seed)
+            replaced["embedding.weight"] = self._reseed(POLICIES[self.reseed_from](scene))
         return QuantizerUpdate(replaced, logs | {"reseeded": self.health.reseeded.clone()})
 
     def _average(self, share: Tensor, means: Tensor) -> None:
@@ -242,22 +263,18 @@ class VectorQuantizer(TokenQuantizer):
         pull = (1 - self.ema_decay) / self.ema_count.clamp(min=torch.finfo(share.dtype).tiny)
         self.embedding.weight += pull[:, None] * (means - share[:, None] * self.embedding.weight)
 
-    def _reseed(self, pool: Tensor) -> Tensor:
-        """Overwrite dead entries by vectors of the pool (M, D), and forget their past; which they were, (K,) bool."""
-        rows, replaced = replace_rows(self.embedding.weight, self.health.dead, pool)
+    def _reseed(self, places: Places) -> Tensor:
+        """Move dead entries to their places, and forget their past; which they were, (K,) bool."""
+        rows, replaced = replace_rows(self.embedding.weight, self.health.dead, places.rows, places.valid)
         self.embedding.weight.copy_(rows)
         self.health.forget(replaced)
         if self.learning == "ema":
             self.ema_count.masked_fill_(replaced, 1 / self.codebook_size)
+        if places.donors is not None:
+            self.health.hit_rate.copy_(halve(self.health.hit_rate, places, replaced))
+            if self.learning == "ema":
+                self.ema_count.copy_(halve(self.ema_count, places, replaced))
         return replaced
-
-    def _draw(self, z: Tensor, count: int, *, seed: int) -> Tensor:
-        """`count` vectors (count, D) of all processes; where there are fewer, they repeat with a little noise."""
-        rows = draw_vectors(self._vectors(z), count, seed=seed, purpose="init")
-        missing = count - len(rows)
-        noise = torch.randn(missing, self.codebook_dim, generator=host_generator(seed, "init noise")).to(rows)
-        repeats = rows[torch.arange(missing, device=rows.device) % len(rows)] + 0.1 * rows.std(0, correction=0) * noise
-        return torch.cat([rows, repeats])
 
     def _codebook(self) -> Tensor:
         codebook = self.embedding.weight.to(self._dtype)
