@@ -141,10 +141,11 @@ class VQGAN(nn.Module):
 
         It is the same for the run, the checkpoint and the export that hold the same weights, on any device, and another
         one if any weight or constructor argument differs: token files name their model by it. How its codes were
-        learned (`learning_args` of the quantizer) does not count: it does not show in what becomes of an image.
+        learned (`learning_args` of the quantizer, and of those within it) does not count: it does not show in what
+        becomes of an image.
         """
         part = self._config["quantizer"]
-        args = {key: value for key, value in part["args"].items() if key not in self.quantize.learning_args}
+        args = self.quantize.meaning(part["args"])
         return hash_weights(self._config | {"quantizer": part | {"args": args}}, self.state_dict())
 
     @property
@@ -333,7 +334,8 @@ def pad_to_stride(images: Tensor, stride: int) -> Tensor:
 
 def _quantizer_part(name: str, args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """Name and complete arguments: defaults are written out, so that a saved model does not change when they do."""
-    return name, check_part("quantizer", name, args or {}, QUANTIZERS)
+    complete = check_part("quantizer", name, args or {}, QUANTIZERS)
+    return name, QUANTIZERS[name].completed(complete)
 
 
 class _Unset(TorchFunctionMode):

@@ -5,10 +5,16 @@ from typing import Any
 from vqgan.quantizers.base import Quantizer
 from vqgan.quantizers.bsq import BinarySphericalQuantizer
 from vqgan.quantizers.fsq import FiniteScalarQuantizer
+from vqgan.quantizers.grouped import GroupedQuantizer
 from vqgan.quantizers.gumbel import GumbelQuantizer
 from vqgan.quantizers.ibq import IndexBackpropagationQuantizer
 from vqgan.quantizers.lfq import LookupFreeQuantizer
+from vqgan.quantizers.mixed import MixedQuantizer
+from vqgan.quantizers.multiscale import MultiscaleQuantizer
+from vqgan.quantizers.nested import KNOWN
+from vqgan.quantizers.residual import ResidualQuantizer
 from vqgan.quantizers.simvq import SimVectorQuantizer
+from vqgan.quantizers.transform import TransformQuantizer
 from vqgan.quantizers.vq import VectorQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer[Any, Any]]] = {
@@ -19,4 +25,10 @@ QUANTIZERS: dict[str, type[Quantizer[Any, Any]]] = {
     "simvq": SimVectorQuantizer,
     "ibq": IndexBackpropagationQuantizer,
     "gumbel": GumbelQuantizer,
+    "residual": ResidualQuantizer,
+    "grouped": GroupedQuantizer,
+    "mixed": MixedQuantizer,
+    "multiscale": MultiscaleQuantizer,
+    "transform": TransformQuantizer,
 }
+KNOWN.update(QUANTIZERS)
