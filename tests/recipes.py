@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -36,8 +36,7 @@ def reduced_recipe(name: str) -> Config:
     """
     config = load_config(name)
     model, loss = config.model, config.loss
-    codes = {"codebook_size": 64} if "codebook_size" in model.quantizer.args else {}
-    quantizer = PartConfig(name=model.quantizer.name, args=model.quantizer.args | codes)
+    quantizer = PartConfig(name=model.quantizer.name, args=with_codes(model.quantizer.args, 64))
     discriminator = PartConfig(name=loss.discriminator.name, args=loss.discriminator.args | {"ndf": NDF})
     logits = {term: "random" for term in loss.terms if term in LOGITS_TERMS}
     perceptual = replace(loss.perceptual, net="squeeze", weights="random", logits_weights=logits)
@@ -46,6 +45,15 @@ def reduced_recipe(name: str) -> Config:
     train = replace(config.train, batch_size=4, accumulate=1, precision="fp32", device="cpu")
     config = replace(config, model=model, loss=loss, train=train)
     return _smallest(resolve(config, dataset_size=1000))
+
+
+def with_codes(args: Any, codes: int) -> Any:
+    """Arguments of a quantizer with so many codes in every book."""
+    if isinstance(args, list):
+        return [with_codes(item, codes) for item in args]
+    if isinstance(args, dict):
+        return {key: codes if key == "codebook_size" else with_codes(value, codes) for key, value in args.items()}
+    return args
 
 
 def perceptual_networks(config: Config, *, full: bool = False) -> dict[str, nn.Module]:

@@ -109,6 +109,14 @@ PART = "model: {quantizer: {name: vq, args: {codebook_size: 64, codebook_dim: 4}
         (["model.quantizer={name: vq}"], PartConfig(name="vq", args={})),
         (["model.quantizer={args: {b: 2}, name: lfq}"], PartConfig(name="lfq", args={"b": 2})),
         (["model.quantizer={args: {b: 2}}"], PartConfig(name="vq", args={"b": 2})),
+        (
+            ["model.quantizer={name: residual, args: {base: {name: vq}}}", "model.quantizer.args.base.name=fsq"],
+            PartConfig(name="residual", args={"base": {"name": "fsq"}}),
+        ),
+        (
+            ["model.quantizer.args={base: {name: vq, args: {a: 1}}}", "model.quantizer.args.base.args.b=2"],
+            PartConfig(name="vq", args={"base": {"name": "vq", "args": {"a": 1, "b": 2}}}),
+        ),
     ],
 )
 def test_a_part_is_replaced_whole_and_edited_by_key(tmp_path: Path, overrides: list[str], part: PartConfig) -> None:
@@ -123,6 +131,7 @@ def test_a_part_is_replaced_whole_and_edited_by_key(tmp_path: Path, overrides: l
         ("trian.lr=1", "Did you mean 'train.lr'?"),
         ("model.quantizer.arg.x=1", "unknown setting 'model.quantizer.arg.x'."),
         ("loss.terms.l1.x=1", "unknown setting 'loss.terms.l1.x'."),
+        ("model.quantizer.args.base.args.x=1", "unknown setting 'model.quantizer.args.base.args.x'."),
         ("model.ch_mult[0]=1", "unknown setting 'model.ch_mult[0]'. Did you mean 'model.ch_mult'?"),
         ("model={ch: 64, chh: 1}", "unknown setting 'model.chh'. Did you mean 'model.ch'?"),
         ("train.batch_size", "'train.batch_size' is no setting; write key=value."),

@@ -12,6 +12,9 @@ import yaml
 from vqgan.errors import UserError
 from vqgan.model import VQGAN
 from vqgan.model_card import is_card, model_card
+from vqgan.quantizers.base import Quantizer
+from vqgan.quantizers.multiscale import MultiscaleQuantizer
+from vqgan.quantizers.residual import ResidualQuantizer
 from vqgan.quantizers.vq import VectorQuantizer
 
 ARGS: dict[str, Any] = {
@@ -116,6 +119,20 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     exec(match[1], {})
     assert capsys.readouterr().out == "torch.Size([1, 4, 4]) torch.Size([1, 1, 8, 8])\n"
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "shape"),
+    [
+        (ResidualQuantizer({"name": "fsq", "args": {"levels": [4, 4]}}, depth=2, shared=True), "(B, q, h, w) int64"),
+        (MultiscaleQuantizer(scales=(1, 2)), "int64 tensors, the coarsest first"),
+        (VectorQuantizer(8, 4), "(B, h, w) int64"),
+    ],
+)
+def test_the_example_knows_the_form_of_the_indices(
+    card: Callable[..., str], quantizer: Quantizer[Any, Any], shape: str
+) -> None:
+    assert f".indices  # {shape}\n" in card(quantizer=quantizer)
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,17 @@ def _assign(tree: DictConfig, key: str, value: Any) -> None:
     elif get_origin(settings.get(parent)) is dict and _NAME.fullmatch(name):  # one entry of loss.terms or of args
         _check_value(key, value, get_args(settings[parent])[1])
         _update(tree, key, value)
+    elif _is_mapping_in_args(tree, parent) and _NAME.fullmatch(name):  # of a part named in the args of another
+        _check_value(key, value, Any)
+        _update(tree, key, value)
     else:
         raise unknown_setting(key)
+
+
+def _is_mapping_in_args(tree: DictConfig, key: str) -> bool:
+    """Whether a mapping has been set there, such as model.quantizer.args.base."""
+    inside = any(get_origin(kind) is dict and key.startswith(f"{name}.") for name, kind in _schema()[1].items())
+    return inside and isinstance(OmegaConf.select(tree, key), DictConfig)
 
 
 def _assign_section(tree: DictConfig, key: str, value: Any) -> None:

@@ -149,11 +149,11 @@ class VQGAN(nn.Module):
 
         It is the same for the run, the checkpoint and the export that hold the same weights, on any device, and another
         one if any weight or constructor argument differs: token files name their model by it. How its codes were
-        learned (`learning_args` of the quantizer) does not count: it does not show in what becomes of an image.
+        learned (`learning_args` of the quantizer, and of those within it) does not count: it does not show in what
+        becomes of an image.
         """
         part = self._config["quantizer"]
-        learning_args = QUANTIZERS[part["name"]].learning_args
-        args = {key: value for key, value in part["args"].items() if key not in learning_args}
+        args = QUANTIZERS[part["name"]].meaning(part["args"])
         return hash_weights(self._config | {"quantizer": part | {"args": args}}, self.state_dict())
 
     @property
@@ -347,7 +347,8 @@ class VQGAN(nn.Module):
 
 def _quantizer_part(name: str, args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """Name and complete arguments: defaults are written out, so that a saved model does not change when they do."""
-    return name, check_part("quantizer", name, args or {}, QUANTIZERS)
+    complete = check_part("quantizer", name, args or {}, QUANTIZERS)
+    return name, QUANTIZERS[name].completed(complete)
 
 
 @contextmanager

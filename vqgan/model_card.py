@@ -7,12 +7,13 @@ may be replaced by a newer one; anything else is the user's own text.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.quantizers.base import Quantizer
+from vqgan.quantizers.grids import Shape
 
 README = "README.md"
 
@@ -99,7 +100,7 @@ def model_card(
     grids = quantizer.grids(size // stride, size // stride)
     latent = (quantizer.codebook_dim, size // stride, size // stride)
     made = " + ".join(" x ".join(map(str, grid)) for grid in (grids or [latent]))
-    words = _words(quantizer, len(grids))
+    words = _words(quantizer, grids)
     rows = {
         "variant": f"{args['variant']}, quantizer `{args['quantizer']['name']}`",
         "image channels": f"{channels}, values in [-1, 1]",
@@ -124,7 +125,7 @@ def model_card(
     return text + _MARK.format(_digest(text))
 
 
-def _words(quantizer: Quantizer, grids: int) -> dict[str, str]:
+def _words(quantizer: Quantizer, grids: Sequence[Shape]) -> dict[str, str]:
     """What differs between bottlenecks."""
     if not quantizer.discrete:
         return {
@@ -138,18 +139,19 @@ def _words(quantizer: Quantizer, grids: int) -> dict[str, str]:
             "    recon = model.decode(z).clamp(-1, 1)  # (B, C, H, W)\n"
             "print(z.shape, recon.shape)",
         }
-    books = "q, " if len(quantizer.codebook_sizes) > 1 else ""
-    form = "int64 tensors, the coarsest first" if grids > 1 else f"(B, {books}h, w) int64"
+    several = len(grids) > 1
+    books = "q, " if len(grids[0]) == 3 else ""
+    form = "int64 tensors, the coarsest first" if several else f"(B, {books}h, w) int64"
     return {
         "tags": "- image-tokenizer\n- vector-quantization",
         "things": "tokens",
         "linear": "`decode` and `decode_indices` are linear: what they give",
         "noun": "tokenizer",
         "kind": "discrete",
-        "what": f"{'grids' if grids > 1 else 'a grid'} of whole numbers, its tokens",
+        "what": f"{'grids' if several else 'a grid'} of whole numbers, its tokens",
         "example": f"    indices = model.encode(images).indices  # {form}\n"
         "    recon = model.decode_indices(indices).clamp(-1, 1)  # (B, C, H, W)\n"
-        f"print({'[grid.shape for grid in indices]' if grids > 1 else 'indices.shape'}, recon.shape)",
+        f"print({'[grid.shape for grid in indices]' if several else 'indices.shape'}, recon.shape)",
     }
 
 

@@ -269,3 +269,23 @@ def test_only_a_codebook_that_can_grow_may_have_another_size(tmp_path: Path) -> 
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"codebook_size is 32 here, 16 there\. These weights mean nothing"):
         read_initial(tmp_path / "source", resolve(load_config(None, overrides), 100), frozen=())
+
+
+RESIDUAL = "model.quantizer={name: residual, args: {base: {name: vq, args: {codebook_size: 8, codebook_dim: 4}}}}"
+
+
+def test_how_parts_of_a_quantizer_learned_does_not_count(export: Callable[..., Path]) -> None:
+    path = export(RESIDUAL)
+    learned = ["model.quantizer.args.base.args.commitment_weight=1.0", "model.quantizer.args.dropout=0.5"]
+    model, initial = started(path, RESIDUAL, *learned)
+    assert initial.grown_from is None
+    old = VQGAN.from_pretrained(path)
+    assert torch.equal(model.encode(images(3)).indices, old.encode(images(3)).indices)
+
+
+def test_what_parts_of_a_quantizer_mean_counts(export: Callable[..., Path]) -> None:
+    path = export(RESIDUAL)
+    with pytest.raises(UserError, match=r'"distance": ?"cosine".* here, .*"distance": ?"euclidean".* there'):
+        started(path, RESIDUAL, "model.quantizer.args.base.args.distance=cosine")
+    with pytest.raises(UserError, match="depth is 2 here, 4 there"):
+        started(path, RESIDUAL, "model.quantizer.args.depth=2")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from vqgan import TokenDataset
 from vqgan.cli.main import SAMPLE_COMMANDS, main
@@ -16,6 +17,7 @@ from vqgan.quantizers import QUANTIZERS
 from vqgan.tokens import smallest_dtype
 from vqgan.training.train import train
 
+VQ = {"name": "vq", "args": {"codebook_size": 32, "codebook_dim": 4}}
 ARGS: dict[str, dict[str, Any]] = {
     "vq": {"codebook_size": 32, "codebook_dim": 4, "entropy_weight": 0.05, "entropy_temperature": 0.1},
     "fsq": {"levels": [8, 6, 5]},
@@ -24,6 +26,11 @@ ARGS: dict[str, dict[str, Any]] = {
     "simvq": {"codebook_size": 300, "codebook_dim": 4},
     "ibq": {"codebook_size": 32, "codebook_dim": 4},
     "gumbel": {"codebook_size": 32, "codebook_dim": 4},
+    "residual": {"base": VQ, "depth": 2, "dropout": 0.25},
+    "grouped": {"base": {"name": "residual", "args": {"base": VQ, "depth": 2, "shared": True}}, "groups": 2},
+    "mixed": {"parts": [{"name": "vq", "args": {"codebook_size": 300, "codebook_dim": 4}}, VQ]},
+    "multiscale": {"base": VQ, "scales": [1, 2, 4, 8]},
+    "transform": {"base": VQ},
 }
 OVERRIDES = [
     "data.train=builtin:leaves", "data.image_size=16", "data.workers=0", "model.ch=32", "model.ch_mult=[1,2]",
@@ -43,7 +50,7 @@ def metrics(run: Path, split: str) -> list[dict[str, float]]:
 def test_trains_loads_and_makes_tokens(
     name: str, tmp_path: Path, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, pictures, tokens, back = (tmp_path / part for part in ("run", "pictures", "tokens", "back"))
+    run, pictures, tokens, back, direct = (tmp_path / part for part in ("run", "pictures", "tokens", "back", "direct"))
     part = json.dumps({"name": name, "args": ARGS[name]})
     assert train(load_config(None, [*OVERRIDES, f"model.quantizer={part}", f"run.dir={run}"]), command=["train"]) == 0
     last, val = metrics(run, "train")[-1], metrics(run, "val")
@@ -58,10 +65,14 @@ def test_trains_loads_and_makes_tokens(
         assert torch.equal(model.decode_indices(indices).clamp(-1, 1), model.reconstruct(images))
 
     make_images(pictures, 3)
-    for command in (["encode", run, pictures, tokens], ["decode", run, tokens, back]):
+    reconstruct = ["reconstruct", run, pictures, direct, "--size", "16"]
+    for command in (["encode", run, pictures, tokens], ["decode", run, tokens, back], reconstruct):
         arguments = [*map(str, command), "--device", "cpu"]
         assert main(arguments, prog="sample.py", commands=SAMPLE_COMMANDS) == 0, capsys.readouterr().err
     dataset = TokenDataset(tokens)
     assert len(dataset) == len(list(back.glob("*.png"))) == 3
     assert json.loads((tokens / "manifest.json").read_text("utf-8"))["dtype"] == smallest_dtype(model.codebook_size)
-    assert int(dataset[0]["indices"].max()) < model.codebook_size
+    assert dataset.grids == model.quantize.grids(8, 8)
+    model.quantize.check_indices(default_collate([dataset[0]["indices"]]))
+    for picture in back.glob("*.png"):
+        assert picture.read_bytes() == (direct / picture.name).read_bytes()

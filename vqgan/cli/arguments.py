@@ -39,6 +39,17 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """A number of 0 or more, for `type=`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of 0 or more")
+    return value
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, *, takes: str = "input") -> None:
     """MODEL, what goes through it, and the switches that every command with a model has.
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import vqgan
-from vqgan.cli import ablate, check_data, compare, decode, doctor, encode, evaluate, reconstruct, train, weights
+from vqgan.cli import ablate, check_data, compare, decode, doctor, encode, evaluate, groups, reconstruct, train, weights
 from vqgan.cli.arguments import Parser
 from vqgan.errors import UserError
 from vqgan.parts import check_name
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "compare": compare.run,
     "check-data": check_data.run,
     "doctor": doctor.run,
+    "groups": groups.run,
     "weights": weights.run,
 }
 """Sub-commands; each takes its arguments and returns an exit status. The first line of its docstring is its help."""

@@ -4,7 +4,8 @@ Shapes: z (B, D, h, w); z_q (B, D, h, w); indices (B, h, w) int64 in [0, K), or 
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -51,6 +52,16 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
     """D: channels of z_q."""
     frozen: bool = False
     """While set, `update` counts but leaves all codes as they are."""
+
+    @classmethod
+    def completed(cls, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the class with the defaults of quantizers named in them written out; args are complete."""
+        return dict(args)
+
+    @classmethod
+    def meaning(cls, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that say what an index means: all but `learning_args`, here and in quantizers named in them."""
+        return {key: value for key, value in args.items() if key not in cls.learning_args}
 
     @abstractmethod
     def forward(self, z: Z) -> QuantizerOutput[Z, Ids]:

@@ -69,6 +69,19 @@ def packed_shape(grids: Sequence[Shape]) -> Shape:
     return grids[0] if len(grids) == 1 else (sum(math.prod(shape) for shape in grids),)
 
 
+def check_latents(z: Tensor, channels: int) -> None:
+    """Refuse what is not (B, channels, h, w).
+
+    Raises:
+        UserError: another shape.
+    """
+    if z.ndim != 4 or z.shape[1] != channels:
+        raise UserError(
+            f"z has shape {tuple(z.shape)}; expected (B, {channels}, h, w). A quantizer never projects: map z to "
+            f"codebook_dim channels before it."
+        )
+
+
 def check_grid(indices: Tensor, codes: int, shape: str, ndim: int) -> None:
     """Refuse a tensor that holds no indices below `codes`; `shape` says what was expected, for people.
 

@@ -9,10 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vqgan.errors import UserError
 from vqgan.quantizers.base import Quantizer, QuantizerUpdate
 from vqgan.quantizers.collectives import process_count, sum_over_processes
-from vqgan.quantizers.grids import Shape, check_grid
+from vqgan.quantizers.grids import Shape, check_grid, check_latents
 from vqgan.quantizers.reseed import CodeHealth, check
 from vqgan.quantizers.usage import count_hits
 
@@ -131,11 +130,7 @@ class TokenQuantizer(Quantizer[Tensor, Tensor]):
         Raises:
             UserError: not (B, D, h, w).
         """
-        if z.ndim != 4 or z.shape[1] != self.codebook_dim:
-            raise UserError(
-                f"z has shape {tuple(z.shape)}; expected (B, {self.codebook_dim}, h, w). A quantizer never projects: "
-                f"map z to codebook_dim channels before it."
-            )
+        check_latents(z, self.codebook_dim)
         return z.to(self._dtype)
 
     @property

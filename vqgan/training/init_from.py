@@ -132,9 +132,8 @@ def _settings(args: Mapping[str, Any], image_size: int) -> dict[str, Any]:
     part = {"args": {}, **(args["quantizer"] or {"name": "vq"})}
     quantizer = {"model.quantizer.name": part["name"]}
     if part["name"] in QUANTIZERS:
-        known = QUANTIZERS[part["name"]]
-        meaning = check_part("quantizer", part["name"], part["args"], QUANTIZERS).items()
-        quantizer |= {f"model.quantizer.args.{key}": value for key, value in meaning if key not in known.learning_args}
+        meaning = QUANTIZERS[part["name"]].meaning(check_part("quantizer", part["name"], part["args"], QUANTIZERS))
+        quantizer |= {f"model.quantizer.args.{key}": value for key, value in meaning.items()}
     has_attention = [
         args["variant"] == "taming" and args["image_size"] / 2**level in args["attn_resolutions"]
         for level in range(len(args["ch_mult"]) + len(args["top_mult"]))
