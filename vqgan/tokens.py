@@ -59,6 +59,11 @@ class TokenDataset(ArrayDataset):
         return super().grid
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each book; one book may serve several rows or grids."""
+        return tuple(self.manifest.get("codebook_sizes", [self.manifest["codebook_size"]]))
+
+    @property
     def grids(self) -> tuple[Shape, ...]:
         """Shapes of an image's grids of tokens, the coarsest first."""
         return tuple(tuple(grid) for grid in self.manifest.get("grids", [self.manifest["grid"]]))

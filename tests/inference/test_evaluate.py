@@ -113,10 +113,16 @@ def test_usage_is_that_of_the_tokens(model: Path, images: Path, tmp_path: Path) 
     assert sum(part["codes"] for part in usage["histogram"]) == usage["used"]
 
 
+def test_every_book_has_an_even_share_of_its_own() -> None:
+    """Two codes with 40 hits each, four with 10: all even."""
+    bins = histogram(torch.tensor([40, 40, 10, 10, 10, 10]), [2, 4])
+    assert [part["codes"] for part in bins if part["from"] == 1] == [6]
+
+
 def test_histogram_by_hand() -> None:
     # 8 codes, 80 hits: an even share is 10
     hits = torch.tensor([0, 1, 2, 5, 10, 19, 20, 23])
-    bins = histogram(hits)
+    bins = histogram(hits, [8])
     assert [part["codes"] for part in bins] == [1, 1, 0, 1, 2, 2, 0, 0]
     assert [part["from"] for part in bins] == [None, 0.125, 0.25, 0.5, 1, 2, 4, 8]
     assert [part["below"] for part in bins] == [0.125, 0.25, 0.5, 1, 2, 4, 8, None]

@@ -36,10 +36,10 @@ def test_every_metric_says_what_it_is() -> None:
 def test_histogram_has_one_bar_per_octave() -> None:
     hits = torch.tensor([0, 1, 2, 5, 10, 19, 20, 23])
     usage = {"value": 7 / 8, "used": 7, "unused": 1, "codebook_size": 8, "indices": 80, "perplexity": 5.04}
-    lines = table(card(usage=usage | {"histogram": histogram(hits)}))
+    lines = table(card(usage=usage | {"histogram": histogram(hits, [len(hits)])}))
     assert lines[1] == "  codebook usage  87.50%  7 of 8 codes, perplexity 5.0"
     assert lines[2:] == [
-        "codes by hits, in multiples of an even share (10 hits):",
+        "codes by hits, in multiples of an even share of their book:",
         "      unused  1  ###############",
         "   below 1/8  1  ###############",
         "   1/8 - 1/4  1  ###############",

@@ -127,3 +127,12 @@ def test_tiles_share_the_tone_of_the_whole() -> None:
         through(overview(picture, tiling))
     with fixed_statistics(statistics):
         assert torch.allclose(reconstruct_tiled(picture, through, tiling, 4, finish=keep), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(64, 1024, (32, 512)), (7, 300, (7, 300)), (512, 256, (64, 32))]
+)
+def test_a_narrow_picture_is_not_shrunk_to_its_padding(height: int, width: int, expected: tuple[int, int]) -> None:
+    """The long side comes to that of a tile, 64, unless the short one would fall below 32."""
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    assert overview(image, Tiling(64, 16)).shape[1:] == expected

@@ -81,5 +81,6 @@ def test_every_member_is_known() -> None:
 
 def test_seeds_differ_by_part_and_by_run() -> None:
     seeds = [seed_of(run, number) for run in (0, 1) for number in range(4)]
-    assert len(set(seeds)) == len(seeds) and seed_of(5, 0) == 5
+    assert len(set(seeds)) == len(seeds)
+    assert seed_of(seed_of(7, 0), 1) != seed_of(seed_of(7, 1), 0)  # group 0, depth 1 and group 1, depth 0
     assert seed_of(1, 3) == seed_of(1, 3)

@@ -39,6 +39,10 @@ def test_the_defaults_fit() -> None:
             "loss.input_gradient takes the gradient of the pixel terms, but loss.terms has none of positive weight.",
         ),
         (["loss.input_gradient=1", "train.compile=true"], "second derivatives, which torch.compile does not give."),
+        (
+            ["loss.input_gradient=1", "model.quantizer={name: residual, args: {base: {name: ibq}}}"],
+            "second derivatives, which the quantizers ibq and gumbel do not give.",
+        ),
         (["loss.input_gradient=-1"], "loss.input_gradient is -1"),
         (
             ["data.image_size=100"],

@@ -233,6 +233,12 @@ class Batches(Iterator[Batch]):
                     f"data.workers or train.batch_size; data.workers=0 shows where."
                 ) from None
             raise
+        except (ConnectionError, EOFError) as error:  # it died with a batch half sent
+            self.close()
+            raise UserError(
+                f"A loader process died ({type(error).__name__}), often for want of memory. Lower data.workers or "
+                f"train.batch_size; data.workers=0 shows where."
+            ) from None
 
     def close(self) -> None:
         """Stop the processes and wait until they are gone, at most a few seconds; may be called again."""

@@ -4,6 +4,7 @@ Shapes: images (B, C, H, W) in [-1, 1]; indices (B, h, w) int64.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,17 +52,20 @@ class CodeCounts:
             "codebook_size": len(self.hits),
             "indices": total,
             "perplexity": round(mean_perplexity(self.hits.double(), sizes).item(), 6) if total else None,
-            "histogram": histogram(self.hits) if total else [],
+            "histogram": histogram(self.hits, sizes) if total else [],
         }
 
 
-def histogram(hits: Tensor) -> list[dict[str, Any]]:
-    """Codes by hits, as multiples of the even share (all hits / K), in octaves; codes without a hit are left out.
+def histogram(hits: Tensor, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Codes by hits, as multiples of the even share of their book (its hits / its K), in octaves; unused ones left out.
 
     Each bin holds `from` <= multiple < `below`; None is no bound.
+
+    Args:
+        hits: (sum of sizes,), one book after another.   sizes: K of each book.
     """
-    share = int(hits.sum()) / len(hits)
-    multiples = hits[hits > 0].double() / share
+    books = [book.double() for book in hits.split(list(sizes))]
+    multiples = torch.cat([book[book > 0] * len(book) / book.sum() for book in books])
     borders = [2.0**octave for octave in OCTAVES]
     places = torch.bucketize(multiples, torch.tensor(borders, dtype=torch.float64), right=True)
     counts = torch.bincount(places, minlength=len(borders) + 1).tolist()

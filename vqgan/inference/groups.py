@@ -70,7 +70,8 @@ def covariance_of(network: VQGAN, source: str, options: Options) -> Tensor:
         images, numbers, channels=network.channels, size=size, micro_batch=micro_batch, in_hand=options.batch_size
     ):
         with torch.no_grad():
-            z = network.encode_z(to_unit_range(group.images[group.places].to(next(network.parameters()).device)))
+            pixels = to_unit_range(group.images[group.places].to(next(network.parameters()).device))
+            z = network.encode_z(pixels) if network.quantize.discrete else network.encode(pixels).z_q  # kl: its mean
         if not isinstance(z, Tensor):
             raise UserError("this model has latents of several levels; groups are found for a single one.")
         vectors = z.movedim(1, -1).flatten(0, 2).double().cpu()  # (N, D)

@@ -102,8 +102,7 @@ def _histogram(usage: Entry) -> Iterator[str]:
     """Codes by hits; one bar per bin."""
     if not usage.get("histogram"):  # no hits, or no codes
         return
-    share = usage["indices"] / usage["codebook_size"]
-    yield f"codes by hits, in multiples of an even share ({share:.4g} hits):"
+    yield "codes by hits, in multiples of an even share of their book:"
     bins = [("unused", usage["unused"])]
     bins += [(_range(part["from"], part["below"]), part["codes"]) for part in usage["histogram"]]
     most, digits = max(count for _, count in bins), len(str(usage["codebook_size"]))

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from vqgan.errors import UserError
 
+SHORTEST = 32  # pixels, of the short side of a picture that is shrunk for its statistics
+
 
 class Tiling(NamedTuple):
     """Settings of a tiled pass, in pixels."""
@@ -93,9 +95,12 @@ def reconstruct_tiled(
 
 
 def overview(image: Tensor, tiling: Tiling) -> Tensor:
-    """The whole picture (c, H, W), shrunk by averaging until its long side is that of a tile; the same dtype."""
+    """The whole picture (c, H, W), shrunk by averaging until its long side is that of a tile; the same dtype.
+
+    The short side keeps `SHORTEST` pixels, or all it has: statistics of a few rows are those of their padding.
+    """
     height, width = image.shape[1:]
-    scale = tiling.tile / max(height, width)
+    scale = max(tiling.tile / max(height, width), min(1.0, SHORTEST / min(height, width)))
     size = [max(1, round(side * scale)) for side in (height, width)]
     # rows first and band by band: a float copy of the whole would take four times the picture's memory
     bands = [

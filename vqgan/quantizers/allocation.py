@@ -31,6 +31,8 @@ def allocate_codes(
     flat = [value for group in variances for value in group]
     if not flat or not all(group and min(group) >= 0 for group in variances) or not all(map(math.isfinite, flat)):
         raise UserError("variances are not all numbers of 0 or more, one for each dimension of each group.")
+    if not 1 <= smallest <= largest:
+        raise UserError(f"groups of {smallest} to {largest} codes; expected 1 or more, the smallest first.")
     low, high = (len(variances) * math.log2(size) for size in (smallest, largest))
     if not low <= bits <= high:
         raise UserError(

@@ -46,6 +46,8 @@ class Quantizer(nn.Module, ABC, Generic[Z, Ids]):
     """Whether `grow` can add codes."""
     learning_args: ClassVar[frozenset[str]] = frozenset()
     """Arguments that may change without changing what an index means."""
+    twice_differentiable: ClassVar[bool] = True
+    """Whether gradients of its gradients exist, which `loss.input_gradient` needs."""
     codebook_size: int
     """K: indices lie in [0, K). Of several books the largest; 0 where nothing is discrete."""
     codebook_dim: int

@@ -48,6 +48,7 @@ class GumbelQuantizer(TokenQuantizer):
         UserError: an argument is out of range.
     """
 
+    twice_differentiable: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
     learning_args: ClassVar[frozenset[str]] = TokenQuantizer.learning_args | {
         "temperature_start",

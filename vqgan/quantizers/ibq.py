@@ -50,6 +50,7 @@ class IndexBackpropagationQuantizer(TokenQuantizer):
         UserError: an argument is out of range.
     """
 
+    twice_differentiable: ClassVar[bool] = False
     learning_args: ClassVar[frozenset[str]] = TokenQuantizer.learning_args | {
         "commitment_weight",
         "entropy_weight",

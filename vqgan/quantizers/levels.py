@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from vqgan.errors import UserError
 from vqgan.quantizers.base import Quantizer, QuantizerOutput, QuantizerUpdate
 from vqgan.quantizers.grids import Shape
+from vqgan.quantizers.nested import seed_of
 
 Grids = tuple[Tensor, ...]
-SUMMED = frozenset({"codebook_loss", "commitment_loss", "kl", "dead", "reseeded"})
+SUMMED = frozenset({"codebook_loss", "commitment_loss", "kl", "prior_kl", "dead", "reseeded"})
 """Logs that add up over levels; of perplexities the geometric mean is taken, of all others the mean."""
 
 
@@ -162,9 +163,9 @@ class LevelQuantizer(Quantizer[Grids, Grids]):
 
     def initialise(self, z: Grids, *, seed: int) -> None:
         """Set the codes of all levels. Only those of the first are right at once: see `depth`."""
-        for level, part in zip(self.levels, z, strict=True):
+        for number, (level, part) in enumerate(zip(self.levels, z, strict=True)):
             if level.needs_data_init:
-                level.initialise(part, seed=seed)
+                level.initialise(part, seed=seed_of(seed, number))
 
     def update(self, z: Grids, indices: Grids, *, step: int, seed: int, max_steps: int) -> QuantizerUpdate:
         """Learn from one optimizer update; see `Quantizer.update`.
@@ -174,8 +175,8 @@ class LevelQuantizer(Quantizer[Grids, Grids]):
             together; perplexity and usage of each beside them (perplexity_1 is of the coarsest).
         """
         updates: list[QuantizerUpdate] = [
-            level.update(part, grid, step=step, seed=seed, max_steps=max_steps)
-            for level, part, grid in zip(self.levels, z, indices, strict=True)
+            level.update(part, grid, step=step, seed=seed_of(seed, number), max_steps=max_steps)
+            for number, (level, part, grid) in enumerate(zip(self.levels, z, indices, strict=True))
         ]
         each = {
             f"{name}_{number}": update.logs[name]
@@ -194,6 +195,8 @@ def _together(logs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Logs of the levels as one."""
     found = {}
     for name in logs[0]:
+        if name[-1].isdigit():
+            continue  # usage_1 of a level's own books: here the number is that of a level
         values = torch.stack([level[name] for level in logs])
         if name in SUMMED:
             found[name] = values.sum()

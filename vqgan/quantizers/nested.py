@@ -53,7 +53,5 @@ def build(part: Mapping[str, Any], role: str) -> Quantizer[Any, Any]:
 
 
 def seed_of(seed: int, number: int) -> int:
-    """Seed of part `number`, such that no two parts draw alike; that of the first is the run's."""
-    if number == 0:
-        return seed
+    """Seed of part `number` of what has this seed: no two parts draw alike, however deep they lie."""
     return int(torch.randint(2**62, (1,), generator=host_generator(seed, f"part {number}")))

@@ -32,6 +32,10 @@ _DEVICE_TILE = (4096, 4096)  # fills a GPU, with few launches
 def nearest(z: Tensor, codebook: Tensor, *, budget_bytes: int = BUDGET_BYTES) -> Tensor:
     """Index of the entry with the smallest Euclidean distance to each vector; ties go to the lowest index.
 
+    Where more than `_CANDIDATES` entries lie within float32 rounding of the best score, four of them are measured, and
+    the answer may not be the nearest of all: with tens of thousands of entries in one or two dimensions, or where one
+    entry lies thousands of times farther out than the others. Norms are to lie within 1e-18 to 1e18.
+
     The answer for one vector depends neither on the other vectors nor on the budget, and matmul precision settings
     (TF32, bf16) do not reach it. It is one operator to torch.compile, and never waits for the device.
 
@@ -166,7 +170,9 @@ def _doubt(part: Tensor, reach: Tensor) -> Tensor:
     rounding of `_closest`, which thus would come to the same order.
     """
     norms = torch.linalg.vector_norm(part, dim=1, keepdim=True)
-    return (part.shape[1] + 16) * (torch.finfo(part.dtype).eps / 2) * (norms + reach).square()
+    info = torch.finfo(part.dtype)
+    relative = (part.shape[1] + 16) * (info.eps / 2) * (norms + reach).square()
+    return relative + (part.shape[1] + 2) * info.smallest_normal  # products below it lose their digits
 
 
 class _Nominees(NamedTuple):

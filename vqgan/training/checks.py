@@ -52,6 +52,11 @@ def check_config(config: Config) -> None:
             "loss.input_gradient takes the gradient of the pixel terms, but loss.terms has none of positive weight. "
             "Add one, such as loss.terms.l2=1, or set loss.input_gradient=0."
         )
+    if loss.input_gradient > 0 and not all(getattr(each, "twice_differentiable", True) for each in part.modules()):
+        raise UserError(
+            "loss.input_gradient needs second derivatives, which the quantizers ibq and gumbel do not give. Choose "
+            "another model.quantizer, such as vq, or set loss.input_gradient=0."
+        )
     if loss.input_gradient > 0 and config.train.compile:
         raise UserError(
             "loss.input_gradient needs second derivatives, which torch.compile does not give. Set train.compile=false "
