@@ -78,11 +78,11 @@ def test_the_default_overlap_is_a_quarter_on_the_grid() -> None:
 
 
 def test_the_overview_is_the_shrunk_picture() -> None:
-    picture = torch.arange(64 * 32, dtype=torch.float32).reshape(1, 64, 32) / 2048
-    small = overview(picture, Tiling(16, 0))
+    picture = torch.arange(256 * 128, dtype=torch.float32).reshape(1, 256, 128) / 32768
+    small = overview(picture, Tiling(64, 0))
     assert torch.allclose(small, torch.nn.functional.avg_pool2d(picture, 4), atol=1e-6)
     assert overview((picture * 255).to(torch.uint8), Tiling(16, 0)).dtype == torch.uint8
-    assert overview(torch.zeros(3, 1000, 3), Tiling(16, 0)).shape == (3, 16, 1)
+    assert overview(torch.zeros(3, 1000, 3), Tiling(16, 0)).shape == (3, 1000, 3)
 
 
 def test_statistics_of_the_picture_itself_change_nothing() -> None:
