@@ -223,6 +223,8 @@ def test_a_run_no_longer_needs_the_model_it_started_from(tmp_path: Path, unbroke
 def test_freezing_random_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--freeze encoder,codebook .* without --init-from they are random"):
         go(tmp_path / "run", "train.max_steps=2", freeze=("encoder", "codebook"))
+    with pytest.raises(UserError, match="unknown part 'codebok'; choose from encoder, codebook, decoder"):
+        go(tmp_path / "run", "train.max_steps=2", freeze=("codebok",))
     assert not (tmp_path / "run").exists()
 
 

@@ -12,15 +12,24 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
+def check_parts(parts: Sequence[str]) -> None:
+    """Refuse names that are no keys of PARTS.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise UserError(f"--freeze: unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}.")
+
+
 def freeze(model: VQGAN, parts: Sequence[str]) -> None:
     """Take `parts` (keys of PARTS) out of training; their tensors stay bit-identical, and dropout in them is off.
 
     Raises:
         UserError: an unknown part, or nothing left to train.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise UserError(f"--freeze: unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}.")
+    check_parts(parts)
     for part in parts:
         for name in PARTS[part]:
             model.get_submodule(name).requires_grad_(False).eval()

@@ -22,6 +22,7 @@ from vqgan.training.checkpoint import was_saved
 from vqgan.training.checks import check_config
 from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
 from vqgan.training.feature_metrics import load_inception
+from vqgan.training.freeze import check_parts
 from vqgan.training.init_from import Initial, read_initial
 from vqgan.training.perceptual import Perceptual, load_perceptual
 from vqgan.training.processes import done_by_main, make_accelerator
@@ -92,6 +93,7 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
     folder = RunFolder(Path(os.path.expanduser(str(config.run.dir))))
     micro_batch = micro_batch_size(config.train.batch_size, accelerator.num_processes, config.train.accumulate)
     check_existing(folder, resolved, len(datasets.train))
+    check_parts(freeze)
     bad = find_bad_headers(datasets, config.data)
     panel, bad_in_panel = panel_images(config, datasets.val)
     perceptual = load_perceptual(config.loss, accelerator, config.data.channels)

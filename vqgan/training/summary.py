@@ -28,7 +28,9 @@ def header(run: Run, plan: Plan, resumed: Path | None, *, bad: int) -> str:
         "device": f"{place}, {plan.processes} process(es), {threads}{train.precision}"
         + (", compiled" if train.compile else ""),
         "model": f"{_millions(run.model)} parameters, {run.model.stride}x reduction, {quantizer.description}",
-        "discriminator": f"{config.loss.discriminator.name}{backbone}, {_millions(run.discriminator)} parameters, "
+        "discriminator": "none, the GAN is off"
+        if config.loss.disc_weight == 0
+        else f"{config.loss.discriminator.name}{backbone}, {_millions(run.discriminator)} parameters, "
         f"{config.loss.adversarial}{_regularisers(config.loss)}",
         "perceptual": plan.perceptual.description,
         "data": f"{len(plan.datasets.train):,} training and {len(plan.datasets.val):,} validation images at "
