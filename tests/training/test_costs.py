@@ -46,7 +46,8 @@ def test_the_meter_counts_real_tensors_just_the_same() -> None:
 
 
 def test_the_f16_architecture_costs_what_is_known() -> None:
-    costs = estimate_costs(load_config(None, ["train.batch_size=4"]), micro_batch=2)
+    overrides = ["train.batch_size=4", "model.quantizer={name: vq, args: {codebook_dim: 256}}"]
+    costs = estimate_costs(load_config(None, overrides), micro_batch=2)
     # 195.08 G multiply-adds at 256 px; a step is three forward passes of the autoencoder, LPIPS and the discriminator
     assert costs.forward_gflop == pytest.approx(2 * 195.08, rel=0.005)
     assert costs.step_gflop / 4 == pytest.approx(1338, rel=0.01)

@@ -321,6 +321,9 @@ def _init_worker(parent: int, stop: Any, worker: int) -> None:
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_leave_in_time, args=(parent, stop), daemon=True).start()
+    # A spawned worker would take its libraries down while their threads run, which now and then aborts it after its
+    # work is done. A forked one never gets here.
+    atexit.register(os._exit, 0)
 
 
 def _leave_in_time(parent: int, stop: Any) -> None:
