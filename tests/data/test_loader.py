@@ -139,7 +139,12 @@ def test_a_broken_folder_neither_stops_nor_favours_its_neighbour(make_tree: Make
 def test_a_bad_file_is_decoded_once(source: Source, image_args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = source.read
-    monkeypatch.setattr(source, "read", lambda index: read.append(index) or original(index))  # type: ignore[func-returns-value]
+
+    def watched(index: int) -> bytes | Path:
+        read.append(index)
+        return original(index)
+
+    monkeypatch.setattr(source, "read", watched)
     dataset = ImageDataset(source, **image_args)
     for _ in range(3):
         assert dataset[0, 3].index == 10

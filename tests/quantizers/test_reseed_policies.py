@@ -37,7 +37,7 @@ def sick(policy: str, **args: Any) -> VectorQuantizer:
     """Entries 0 to 3 on the data, twelve far away and long without a hit."""
     torch.manual_seed(0)
     settings = {"init": "normal", "reseed_every": 10, "reseed_max_share": 0.25, "reseed_from": policy} | args
-    quantizer = VectorQuantizer(16, 4, **settings)  # type: ignore[arg-type]
+    quantizer = VectorQuantizer(16, 4, **settings)  # type: ignore[arg-type]  # a dict of several types
     with torch.no_grad():
         quantizer.embedding.weight[:4] = 3 * torch.eye(4)
         quantizer.embedding.weight[4:] -= 100

@@ -73,7 +73,7 @@ def test_no_more_vectors_than_codes(draw: Draw) -> None:
 def test_a_codebook_that_starts_from_kmeans(draw: Draw, distance: str) -> None:
     z, errors = draw(8, 4, 8, 8), []
     for args in ({"init": "data"}, {"init": "kmeans", "kmeans_steps": 0}, {"init": "kmeans"}):
-        quantizer = VectorQuantizer(32, 4, distance=distance, **args)  # type: ignore[arg-type]
+        quantizer = VectorQuantizer(32, 4, distance=distance, **args)  # type: ignore[arg-type]  # a dict of several types
         assert quantizer.needs_data_init
         quantizer.initialise(z, seed=0)
         errors.append(float(quantizer(z).logs["codebook_loss"]))

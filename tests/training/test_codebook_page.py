@@ -226,7 +226,7 @@ def test_the_page_draws_no_random_numbers_and_leaves_the_quantizer_alone(name: s
     quantizer = QUANTIZERS[name](**ARGS[name]).eval()
     z = torch.randn(3, quantizer.in_channels, 4, 4)
     before = [tensor.clone() for tensor in [*quantizer.parameters(), *quantizer.buffers()]]
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # numpy types a state as dict too
     indices = quantizer.encode(z)
     pages = []
     for _ in range(2):
@@ -234,7 +234,7 @@ def test_the_page_draws_no_random_numbers_and_leaves_the_quantizer_alone(name: s
         sample.add(torch.zeros(3, 1, 8, 8), z, indices)
         pages.append(sample.page(quantizer.count(indices)))
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.random.get_state()[1].tolist() == numpy_state  # type: ignore[index]
+    assert np.random.get_state()[1].tolist() == numpy_state  # type: ignore[index]  # numpy types a state as dict too
     assert all(
         torch.equal(old, new) for old, new in zip(before, [*quantizer.parameters(), *quantizer.buffers()], strict=True)
     )

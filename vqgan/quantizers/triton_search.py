@@ -104,7 +104,7 @@ def nominate(  # type: ignore[no-untyped-def]  # pointers and constants of anoth
 
 
 @triton.jit
-def _key(scores, indices):  # type: ignore[no-untyped-def]
+def _key(scores, indices):  # type: ignore[no-untyped-def]  # Triton types its arguments
     """int64 in the order of scores, and of indices where scores are equal."""
     bits = (scores + 0.0).to(tl.int32, bitcast=True)  # + 0: there is a negative zero
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # negative floats grow with their bits the other way
@@ -112,7 +112,7 @@ def _key(scores, indices):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _distances(  # type: ignore[no-untyped-def]
+def _distances(  # type: ignore[no-untyped-def]  # Triton types its arguments
     z, codebook, rows, columns, count, entries, DIM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """|z - e|^2, (ROWS, COLUMNS)."""
@@ -126,7 +126,7 @@ def _distances(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _products(  # type: ignore[no-untyped-def]
+def _products(  # type: ignore[no-untyped-def]  # Triton types its arguments
     z,
     codebook,
     center,
