@@ -148,8 +148,6 @@ def test_wrong_sizes_and_codes_are_one_line(make_model: Make) -> None:
         make_model()(images_of(1, 3, 16, 18))
     with pytest.raises(UserError, match=r"one tensor .* this model takes 2 grids"):
         make_model().decode_indices(torch.zeros(2, 4, 4).long())
-    with pytest.raises(UserError, match="two levels, so a tuple"):
-        make_model().decode(torch.zeros(2, 4, 4, 4))
 
 
 def test_an_export_makes_the_round_trip(make_model: Make, tmp_path: Path) -> None:
@@ -178,3 +176,14 @@ def test_models_of_one_grid_do_not_mention_a_second() -> None:
     assert [name for name, _ in model.named_children()] == [
         "encoder", "decoder", "quantize", "quant_conv", "post_quant_conv",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("top_mult", [[1], []])
+def test_decode_refuses_what_are_no_vectors_of_this_model(make_model: Make, top_mult: list[int]) -> None:
+    model = make_model(top_mult=top_mult) if top_mult else VQGAN(**TINY | {"top_mult": []})
+    encoded = model.encode(images_of(1, 3, 16, 16))
+    assert torch.equal(model.decode(encoded.z_q), model.decode_indices(encoded.indices))
+    one = parts_of(encoded.z_q)[0]
+    for wrong in (encoded.indices, one[:, :3], (one, one, one), one if top_mult else (one,)):
+        with pytest.raises(UserError, match=r"expected (2 grids, each )?\(B, 4, h, w\) .* by decode_indices\(\)"):
+            model.decode(wrong)

@@ -132,6 +132,7 @@ def test_a_part_is_replaced_whole_and_edited_by_key(tmp_path: Path, overrides: l
         ("model.quantizer.arg.x=1", "unknown setting 'model.quantizer.arg.x'."),
         ("loss.terms.l1.x=1", "unknown setting 'loss.terms.l1.x'."),
         ("model.quantizer.args.base.args.x=1", "unknown setting 'model.quantizer.args.base.args.x'."),
+        ("model.quantizer={name: vq, codebook_size: 4}", "Arguments of a part go under model.quantizer.args."),
         ("model.ch_mult[0]=1", "unknown setting 'model.ch_mult[0]'. Did you mean 'model.ch_mult'?"),
         ("model={ch: 64, chh: 1}", "unknown setting 'model.chh'. Did you mean 'model.ch'?"),
         ("train.batch_size", "'train.batch_size' is no setting; write key=value."),

@@ -1,7 +1,7 @@
 """Values against annotations: what fits, what does not, and the words for it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -26,6 +26,8 @@ FITS: list[tuple[object, Any]] = [
     ({"a": 1}, dict[str, float]),
     ({"a": [1, {"b": None}]}, dict[str, Any]),
     ({"a": 1}, Mapping[str, int] | None),
+    (1, Annotated[int, "a count"]),
+    ([{"a": 1}], list[Annotated[dict[str, int], "a part"]]),
 ]
 DOES_NOT_FIT: list[tuple[object, Any]] = [
     (True, int),
@@ -49,6 +51,7 @@ DOES_NOT_FIT: list[tuple[object, Any]] = [
     ({1: 1}, dict[str, int]),
     ([1], dict[str, int]),
     (1, object),
+    ("1", Annotated[int, "a count"]),
 ]
 
 
@@ -70,6 +73,7 @@ def test_does_not_fit(value: object, annotation: Any) -> None:
         (list[int], "a list [a, b, ...], each a whole number"),
         (tuple[int, ...], "a list [a, b, ...], each a whole number"),
         (dict[str, float], "a mapping {name: value}, each value a number"),
+        (list[Annotated[dict[str, Any], "a part"]], "a list [a, b, ...], each a part"),
     ],
 )
 def test_expected_says_it_in_words(annotation: Any, words: str) -> None:

@@ -115,7 +115,9 @@ def is_section(key: str) -> bool:
 
 def unknown_setting(key: str) -> UserError:
     """The error for a key that is in no config, with the nearest that is."""
-    return UserError(f"unknown setting '{key}'.{_nearest(key)}")
+    parent = key.rpartition(".")[0]
+    hint = f" Arguments of a part go under {parent}.args." if _schema()[0].get(parent) is PartConfig else ""
+    return UserError(f"unknown setting '{key}'.{_nearest(key)}{hint}")
 
 
 def to_yaml(config: Config) -> str:

@@ -38,7 +38,7 @@ from vqgan.pretrained import (
 )
 from vqgan.quantizers import QUANTIZERS
 from vqgan.quantizers.base import QuantizerOutput
-from vqgan.quantizers.grids import Indices, Latents, detach, to_int64
+from vqgan.quantizers.grids import Indices, Latents, check_vectors, detach, to_int64
 from vqgan.quantizers.levels import LevelQuantizer
 
 __all__ = ["VQGAN", "VQGANOutput", "evaluating", "load_weights", "pad_to_stride", "read_weights"]
@@ -198,7 +198,13 @@ class VQGAN(nn.Module):
         return self.quantize(z, *above)
 
     def decode(self, z_q: Latents) -> Tensor:
-        """Reconstructions (B, C, h * stride, w * stride) of quantized vectors (B, D, h, w); linear, not clamped."""
+        """Reconstructions (B, C, h * stride, w * stride) of quantized vectors (B, D, h, w); linear, not clamped.
+
+        Raises:
+            UserError: indices, or other shapes than `encode` gives.
+        """
+        levels = self.quantize.depth if isinstance(self.quantize, LevelQuantizer) else 1
+        check_vectors(z_q, self.quantize.codebook_dim, levels)
         return self.decoder(self.post_quant_conv(z_q)).recon
 
     def decode_indices(self, indices: Indices) -> Tensor:

@@ -35,7 +35,7 @@ def check_part(
         key: parameter for key, parameter in inspect.signature(registry[name]).parameters.items() if key not in supplied
     }
     part = registry[name]
-    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part)
+    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part, include_extras=True)
 
     for key, value in args.items():
         if key not in accepted:

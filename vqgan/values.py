@@ -5,7 +5,7 @@ import difflib
 import math
 import types
 from collections.abc import Iterable
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 _SEQUENCES = (list, tuple, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)
@@ -21,6 +21,8 @@ def fits(value: object, annotation: Any) -> bool:
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation is Any:
         return True
+    if origin is Annotated:
+        return fits(value, inner[0])
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in inner)
     if origin is Literal:
@@ -41,8 +43,10 @@ def fits(value: object, annotation: Any) -> bool:
 
 
 def expected(annotation: Any) -> str:
-    """What `fits` asks for, in words: "a list, each a whole number"."""
+    """What `fits` asks for, in words: "a list, each a whole number"; of an `Annotated`, its own words."""
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return str(inner[1])
     if origin in (Union, types.UnionType):
         return _either([expected(option) for option in inner])
     if origin is Literal:

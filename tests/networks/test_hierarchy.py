@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqgan.errors import UserError
 from vqgan.networks.hierarchy import Merge, TopDown
 from vqgan.networks.layers import Attention
 
@@ -49,9 +48,3 @@ def test_the_bottom_sees_both_and_the_top_features_alone() -> None:
     features, top = torch.randn(1, 8, 4, 4, requires_grad=True), torch.randn(1, 4, 2, 2, requires_grad=True)
     grads: tuple[Tensor, ...] = torch.autograd.grad(maps(features, top).square().sum(), (features, top))
     assert all(bool((grad != 0).all()) for grad in grads)
-
-
-def test_merge_refuses_one_tensor() -> None:
-    """Two images would pass for two levels."""
-    with pytest.raises(UserError, match=r"one tensor \(2, 4, 4, 4\); this model has two levels"):
-        Merge(4, 8, 1)(torch.zeros(2, 4, 4, 4))

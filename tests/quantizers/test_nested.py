@@ -1,5 +1,6 @@
 """Quantizers named in the arguments of others: complete arguments, what they mean, and what a model makes of them."""
 
+import re
 from typing import Any
 
 import pytest
@@ -84,3 +85,20 @@ def test_seeds_differ_by_part_and_by_run() -> None:
     assert len(set(seeds)) == len(seeds)
     assert seed_of(seed_of(7, 0), 1) != seed_of(seed_of(7, 1), 0)  # group 0, depth 1 and group 1, depth 0
     assert seed_of(1, 3) == seed_of(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("residual", {"base": "vq"}, "base is 'vq'; expected a quantizer, {name: vq, args: {codebook_size: 512}}."),
+        ("mixed", {"parts": ["vq", "vq"]}, "each a quantizer, {name: vq, args: {codebook_size: 512}}."),
+        (
+            "residual",
+            {"base": {"name": "vq", "size": 4}},
+            "base of the quantizer is {'name': 'vq', 'size': 4}; expected",
+        ),
+    ],
+)
+def test_another_form_of_a_part_is_answered_with_the_right_one(name: str, args: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        complete({"name": name, "args": args}, "base")

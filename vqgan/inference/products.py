@@ -40,7 +40,7 @@ class Product(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """For people: "4 x 4 tokens of 16 codes"."""
+        """For people: "4 x 4 tokens of 16 codes", "2 x 8 x 8 tokens of 8 to 512 codes"."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -85,9 +85,11 @@ class TokenProduct(Product):
 
     @property
     def description(self) -> str:
-        """For people: "4 x 4 tokens of 16 codes"."""
+        """For people: "4 x 4 tokens of 16 codes", "2 x 8 x 8 tokens of 8 to 512 codes"."""
         grids = " + ".join(" x ".join(map(str, shape)) for shape in self.grids)
-        return f"{grids} tokens of {self.network.codebook_size} codes"
+        sizes = self.network.quantize.codebook_sizes
+        codes = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+        return f"{grids} tokens of {codes} codes"
 
     def facts(self) -> dict[str, Any]:
         """Grids, dtype and ids."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqgan.errors import UserError
 from vqgan.networks.autoencoder import Decoder, Encoder
 from vqgan.networks.layers import Upsample
 
@@ -58,14 +57,6 @@ class Merge(nn.Module):
         self.conv = nn.Conv2d(2 * codebook_dim, z_channels, 1)
 
     def forward(self, z_q: tuple[Tensor, Tensor]) -> Tensor:
-        """(top, bottom) to (B, z_channels, h, w).
-
-        Raises:
-            UserError: one tensor.
-        """
-        if isinstance(z_q, Tensor):
-            raise UserError(
-                f"z_q is one tensor {tuple(z_q.shape)}; this model has two levels, so a tuple (top, bottom)."
-            )
+        """(top, bottom) to (B, z_channels, h, w)."""
         top, bottom = z_q
         return self.conv(torch.cat([self.upsample(top), bottom], dim=1))

@@ -82,6 +82,23 @@ def check_latents(z: Tensor, channels: int) -> None:
         )
 
 
+def check_vectors(z_q: Latents, channels: int, levels: int) -> None:
+    """Refuse what is not (B, channels, h, w) of numbers; with more than one level, a tuple of as many.
+
+    Raises:
+        UserError: indices, another number of grids, or another shape.
+    """
+    parts = parts_of(z_q)
+    fit = all(part.is_floating_point() and part.ndim == 4 and part.shape[1] == channels for part in parts)
+    if not fit or len(parts) != levels or isinstance(z_q, Tensor) != (levels == 1):
+        found = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
+        several = f"{levels} grids, each " if levels > 1 else ""
+        raise UserError(
+            f"z_q is {found}; expected {several}(B, {channels}, h, w) of floating-point values. Indices are decoded by "
+            f"decode_indices()."
+        )
+
+
 def check_grid(indices: Tensor, codes: int, shape: str, ndim: int) -> None:
     """Refuse a tensor that holds no indices below `codes`; `shape` says what was expected, for people.
 

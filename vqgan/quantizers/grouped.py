@@ -1,10 +1,7 @@
 """Product quantization. Shapes as in `stacked`."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from vqgan.quantizers.layouts import Groups
-from vqgan.quantizers.nested import build
+from vqgan.quantizers.nested import Part, build
 from vqgan.quantizers.reseed import check
 from vqgan.quantizers.stacked import StackedQuantizer
 
@@ -25,7 +22,7 @@ class GroupedQuantizer(StackedQuantizer):
         UserError: an argument is out of range, or the base is none.
     """
 
-    def __init__(self, base: Mapping[str, Any], groups: int = 4, shared: bool = False) -> None:
+    def __init__(self, base: Part, groups: int = 4, shared: bool = False) -> None:
         check(groups >= 1, "groups", groups, "1 or more")
         books = [build(base, "base") for _ in range(1 if shared else groups)]
         width = books[0].codebook_dim

@@ -1,10 +1,10 @@
 """Different quantizers side by side, or one after another. Shapes as in `stacked`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 from vqgan.quantizers.layouts import Depths, Groups, Layout
-from vqgan.quantizers.nested import build
+from vqgan.quantizers.nested import Part, build
 from vqgan.quantizers.reseed import check
 from vqgan.quantizers.stacked import StackedQuantizer
 
@@ -26,9 +26,7 @@ class MixedQuantizer(StackedQuantizer):
         UserError: an argument is out of range, a part is none, or depths differ in codebook_dim.
     """
 
-    def __init__(
-        self, parts: Sequence[Mapping[str, Any]], arrangement: Arrangement = "groups", depth_scale: float = 1.0
-    ) -> None:
+    def __init__(self, parts: Sequence[Part], arrangement: Arrangement = "groups", depth_scale: float = 1.0) -> None:
         check(len(parts) >= 1, "parts", list(parts), "a list of one part or more")
         options = get_args(Arrangement)
         check(arrangement in options, "arrangement", arrangement, f"one of {', '.join(options)}")

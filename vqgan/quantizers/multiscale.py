@@ -5,7 +5,7 @@ Shapes: z, z_q (B, D, h, w); indices of scale s (B, h_s, w_s) int64, the coarses
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from vqgan.errors import UserError
 from vqgan.quantizers.base import QuantizerOutput
 from vqgan.quantizers.composite import CompositeQuantizer, in_order, merged_logs
 from vqgan.quantizers.grids import Shape, check_latents
-from vqgan.quantizers.nested import build, seed_of
+from vqgan.quantizers.nested import Part, build, seed_of
 from vqgan.quantizers.reseed import check
 
 Grids = tuple[Tensor, ...]
@@ -50,7 +50,7 @@ class MultiscaleQuantizer(CompositeQuantizer[Grids]):
 
     def __init__(
         self,
-        base: Mapping[str, Any] | None = None,
+        base: Part | None = None,
         scales: Sequence[int] = (1, 2, 3, 4, 6, 8),
         phis: int = 4,
         phi_share: float = 0.5,

@@ -1,7 +1,7 @@
 """Quantizers named in the arguments of another, {name, args}: checked, completed, built."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -9,16 +9,20 @@ from vqgan.errors import UserError
 from vqgan.parts import check_part
 from vqgan.quantizers.base import Quantizer
 from vqgan.quantizers.reseed import host_generator
+from vqgan.values import show
+
+Part = Annotated[Mapping[str, Any], "a quantizer, {name: vq, args: {codebook_size: 512}}"]
+"""The name of a quantizer and some of its arguments, as a config writes them."""
 
 KNOWN: dict[str, type[Quantizer[Any, Any]]] = {}
 """QUANTIZERS. Filled in where that is made: quantizers made of quantizers are members, so none can import it."""
 
 
-def complete(part: Mapping[str, Any], role: str) -> dict[str, Any]:
+def complete(part: Part, role: str) -> dict[str, Any]:
     """The same part with all arguments written out.
 
     Args:
-        part: {"name": a key of QUANTIZERS, "args": some arguments of its class}.
+        part: `name` is a key of QUANTIZERS, `args` are some arguments of its class.
         role: what it is to the quantizer it is named in, for messages: "base".
 
     Raises:
@@ -26,18 +30,18 @@ def complete(part: Mapping[str, Any], role: str) -> dict[str, Any]:
     """
     name, args = part.get("name"), part.get("args", {})
     if not isinstance(name, str) or not isinstance(args, Mapping) or not set(part) <= {"name", "args"}:
-        raise UserError(f"{role} of the quantizer is {dict(part)!r}; expected {{name: NAME, args: {{...}}}}.")
+        raise UserError(f"{role} of the quantizer is {show(dict(part))}; expected {{name: NAME, args: {{...}}}}.")
     completed = check_part(f"{role} quantizer", name, args, KNOWN)
     return {"name": name, "args": KNOWN[name].completed(completed)}
 
 
-def meaning(part: Mapping[str, Any], role: str) -> dict[str, Any]:
+def meaning(part: Part, role: str) -> dict[str, Any]:
     """The same part with what says what an index means alone."""
     completed = complete(part, role)
     return {"name": completed["name"], "args": KNOWN[completed["name"]].meaning(completed["args"])}
 
 
-def build(part: Mapping[str, Any], role: str) -> Quantizer[Any, Any]:
+def build(part: Part, role: str) -> Quantizer[Any, Any]:
     """A quantizer of such a part.
 
     Raises:

@@ -1,10 +1,9 @@
 """Residual quantization. Shapes as in `stacked`."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vqgan.quantizers.layouts import Depths
-from vqgan.quantizers.nested import build
+from vqgan.quantizers.nested import Part, build
 from vqgan.quantizers.reseed import check
 from vqgan.quantizers.stacked import StackedQuantizer
 
@@ -35,7 +34,7 @@ class ResidualQuantizer(StackedQuantizer):
 
     def __init__(
         self,
-        base: Mapping[str, Any],
+        base: Part,
         depth: int = 4,
         shared: bool = False,
         dropout: float = 0.0,

@@ -3,7 +3,6 @@
 Shapes: z, u, z_q (B, D, h, w); indices as the base gives them.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from vqgan.quantizers.base import QuantizerOutput
 from vqgan.quantizers.composite import CompositeQuantizer, in_order
 from vqgan.quantizers.grids import Indices, Shape, check_latents
-from vqgan.quantizers.nested import build
+from vqgan.quantizers.nested import Part, build
 from vqgan.quantizers.reseed import check
 
 
@@ -65,7 +64,7 @@ class TransformQuantizer(CompositeQuantizer[Indices]):
 
     learning_args: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
 
-    def __init__(self, base: Mapping[str, Any], kl_weight: float = 0.01) -> None:
+    def __init__(self, base: Part, kl_weight: float = 0.01) -> None:
         check(kl_weight >= 0, "kl_weight", kl_weight, "0 or more")
         book = build(base, "base")
         super().__init__([book])
