@@ -1,5 +1,6 @@
 """A dry run says everything and does nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 import vqgan.weights
 from vqgan.cli.main import main
 from vqgan.config_files import load_config
+from vqgan.model import VQGAN
+from vqgan.training.run import model_arguments
 
 SMALL = [
     *("data.image_size=32", "model.ch=32", "model.ch_mult=[1,2]", "model.attn_resolutions=[]", "model.z_channels=32"),
@@ -71,3 +74,33 @@ def test_what_could_not_start_is_refused(
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == ""
     assert list(nowhere.iterdir()) == []
+
+
+def test_the_weights_to_start_from_are_compared(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config("demo", SMALL)
+    VQGAN(**model_arguments(config)).save_pretrained(nowhere / "model")
+    command = ["train", "demo", *SMALL, "--dry-run", "--init-from", "model", "--freeze", "encoder,codebook"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "weights  of model" in text and "frozen  encoder, codebook" in text
+    assert main([*command, "model.z_channels=64"]) == 2
+    assert "model.z_channels" in capsys.readouterr().err
+    assert main(["train", "demo", *SMALL, "--dry-run", "--freeze", "codebok"]) == 2
+    assert "--freeze: unknown part 'codebok'" in capsys.readouterr().err
+    assert [path.name for path in nowhere.iterdir()] == ["model"]
+
+
+def test_a_discriminator_without_a_gan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "demo", *SMALL, "loss.disc_weight=0", "--dry-run"]) == 0
+    assert "which are saved but not used: the GAN is off" in capsys.readouterr().out
+
+
+def test_a_penalty_of_every_step_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    gflop = []
+    for every in (16, 1):
+        penalty = ["loss.disc_weight=0", "loss.input_gradient=0.1", f"loss.regularise.penalty_every={every}"]
+        assert main(["train", "demo", *SMALL, *penalty, "--dry-run"]) == 0
+        found = re.search(r"([\d.]+) GFLOP per update", capsys.readouterr().out)
+        assert found
+        gflop.append(float(found[1]))
+    assert gflop[1] > 1.5 * gflop[0]  # a second walk back, through the first

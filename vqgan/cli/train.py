@@ -30,14 +30,14 @@ def run(argv: Sequence[str]) -> int:
     path, overrides = split_arguments(options.arguments)
     config = load_config(path or DEFAULT_CONFIG, overrides)
     start_missing_processes()
+    freeze = tuple(part.strip() for part in options.freeze.split(",") if part.strip())
     if options.dry_run:
         from vqgan.training.dry_run import dry_run
 
-        return dry_run(config)
+        return dry_run(config, init_from=options.init_from, freeze=freeze)
 
     from vqgan.training.train import train
 
-    freeze = tuple(part.strip() for part in options.freeze.split(",") if part.strip())
     return train(config, command=["vqgan", "train", *argv], init_from=options.init_from, freeze=freeze)
 
 

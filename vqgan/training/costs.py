@@ -6,6 +6,7 @@ images, recon: (B, C, H, W), B being one micro-batch.
 
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from losses.input_gradient import input_gradient, twice_differentiable
 from vqgan.config import Config
 from vqgan.model import VQGAN
 from vqgan.networks import DISCRIMINATORS
@@ -25,6 +27,7 @@ from vqgan.networks.frozen_features import FrozenFeatures
 from vqgan.training.critic import Critic
 from vqgan.training.perceptual import random_networks
 from vqgan.training.run import build_losses, model_arguments
+from vqgan.training.terms import used_terms
 
 FLOAT_BYTES = 4
 
@@ -140,7 +143,10 @@ def _walk_step(
     autocast = partial(torch.autocast, "cpu", dtype=dtype, enabled=dtype != torch.float32)
     critic = Critic(discriminator, discriminator, discriminator_loss, loss, autocast)
     (draw,) = critic.draw([images])
-    with autocast():
+    every_step = loss.regularise.penalty_every == 1
+    steepness = loss.input_gradient if every_step else 0.0  # the usual step, unless every step has a penalty
+    images = images.requires_grad_(steepness > 0)
+    with autocast(), twice_differentiable() if steepness > 0 else nullcontext():
         output = model(images)
     with critic.judging(draw) as judge:
         gradient = generator_loss(
@@ -154,12 +160,14 @@ def _walk_step(
     roots = [(output.recon, gradient.recon_grad.to(output.recon.dtype))]
     if output.quantized.loss.requires_grad:
         roots += [(output.quantized.loss, torch.ones_like(output.quantized.loss))]
+    if steepness > 0:
+        penalty = input_gradient(images, output.recon, used_terms(loss))
+        roots += [(penalty, torch.full_like(penalty, steepness))]
     torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
     if loss.disc_weight > 0:
         recon = output.recon.detach()
         del output, roots, gradient
-        without_penalty = loss.regularise.penalty_every - 1  # the usual step, unless every step has one
-        critic.backward(images, recon, draw, step=without_penalty, scale=1.0)
+        critic.backward(images.detach(), recon, draw, step=0 if every_step else 1, scale=1.0)
 
 
 def _count(module: nn.Module, *, trained: bool = False) -> int:

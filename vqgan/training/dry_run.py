@@ -1,7 +1,12 @@
-"""`--dry-run`: everything a run would be, and nothing done: no weights read, nothing trained, nothing created."""
+"""`--dry-run`: everything a run would be, and nothing done: nothing trained, nothing created.
+
+No pretrained weights are read; those that `--init-from` names are, for they may not fit.
+"""
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from vqgan.config import Config
 from vqgan.config_files import to_yaml
@@ -10,10 +15,16 @@ from vqgan.durations import resolve, schedule_lines
 from vqgan.training.checks import check_config
 from vqgan.training.costs import estimate_costs
 from vqgan.training.datasets import open_datasets
+from vqgan.training.freeze import check_parts
+from vqgan.training.init_from import Initial, read_initial
 
 
-def dry_run(config: Config) -> int:
+def dry_run(config: Config, *, init_from: Path | None = None, freeze: Sequence[str] = ()) -> int:
     """Print the resolved config, sizes, costs and schedule of a run.
+
+    Args:
+        config: settings as the user wrote them.
+        init_from, freeze: as `train` takes them.
 
     Returns:
         Exit status 0.
@@ -22,14 +33,23 @@ def dry_run(config: Config) -> int:
         UserError: the run could not start.
     """
     check_config(config)
+    check_parts(freeze)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch = micro_batch_size(config.train.batch_size, processes, config.train.accumulate)
     datasets = open_datasets(dataclasses.replace(config.data, download=False))
     resolved = resolve(config, len(datasets.train))
+    initial = None if init_from is None else read_initial(init_from, resolved, frozen=freeze)
     if int(os.environ.get("RANK", "0")) == 0:
         lines = report(config, resolved, len(datasets.train), len(datasets.val), processes, micro_batch)
-        print("\n".join([to_yaml(resolved), *lines]))
+        print("\n".join([to_yaml(resolved), *start(initial, freeze), *lines]))
     return 0
+
+
+def start(initial: Initial | None, freeze: Sequence[str]) -> list[str]:
+    """The lines about the weights that the run begins with."""
+    rows = [("weights", text) for text in (f"of {initial.name}", *initial.notes)] if initial is not None else []
+    rows += [("frozen", ", ".join(freeze))] if freeze else []
+    return [f"{name:>14}  {text}" for name, text in rows]
 
 
 def report(
@@ -45,11 +65,12 @@ def report(
     costs = estimate_costs(resolved, micro_batch)
     train = resolved.train
     counts = {name: f"{count:,}" for name, count in costs.parameters.items()}
+    off = ", which are saved but not used: the GAN is off" if resolved.loss.disc_weight == 0 else ""
     rows = {
         "data": f"{train_images:,} training and {val_images:,} validation images",
         "parameters": f"{counts['generator']} (encoder {counts['encoder']}, decoder {counts['decoder']}, "
         f"codebook {counts['codebook']})",
-        "discriminator": f"{counts['discriminator']} parameters",
+        "discriminator": f"{counts['discriminator']} parameters" + off,
         "batch": f"{train.batch_size} images per update = {processes} x {train.accumulate} x {micro_batch} "
         f"(processes x micro-batches x images)",
         "forward": f"{costs.forward_gflop:,.2f} GFLOP per image",
