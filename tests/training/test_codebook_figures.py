@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 
 from vqgan.training import codebook_figures
 from vqgan.training.charts import HEIGHT, WIDTH, Axis, Chart, doubling_axis, linear_axis
-from vqgan.training.codebook_figures import draw_page, log2_hits_over_uniform, sheet
+from vqgan.training.codebook_figures import cut, draw_page, log2_hits_over_uniform, sheet
 from vqgan.training.codebook_page import CodebookPage, gallery, measure
 
 
@@ -117,3 +118,12 @@ def test_a_dot_lies_where_it_should_and_beyond_the_field_is_nothing() -> None:
         [106 + 0.75 * (HEIGHT - 168), 76 + 0.5 * (WIDTH - 96)], abs=1
     )
     assert len(red([(1.5, 0.5), (0.5, -0.1)])) == 0
+
+
+def test_a_long_heading_is_cut_in_its_middle() -> None:
+    font = ImageFont.load_default(size=24)
+    text = "Codebook at step 1: " + "many parts, " * 50 + "5 validation tokens"
+    shown = cut(text, font, 400)
+    assert shown.startswith("Codebook") and shown.endswith("tokens") and shown.count(" ... ") == 1
+    assert 350 < font.getlength(shown) <= 400
+    assert cut("short", font, 400) == "short"

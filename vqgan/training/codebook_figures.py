@@ -46,7 +46,7 @@ def draw_page(page: CodebookPage) -> dict[str, np.ndarray]:
 
 
 def sheet(pictures: Mapping[str, np.ndarray], heading: str) -> np.ndarray:
-    """All pictures on one page, two beside each other."""
+    """All pictures on one page, two beside each other; a heading that is too long for it is cut."""
     pieces = list(pictures.values())
     rows: list[list[np.ndarray]] = []
     for piece in pieces:
@@ -55,12 +55,21 @@ def sheet(pictures: Mapping[str, np.ndarray], heading: str) -> np.ndarray:
     top = 56
     canvas = Image.new("RGB", (2 * WIDTH, top + sum(row[0].shape[0] for row in rows)), PAPER)
     font = ImageFont.load_default(size=24)
-    ImageDraw.Draw(canvas).text((20, top // 2), heading, fill=INK, font=font, anchor="lm")
+    ImageDraw.Draw(canvas).text((20, top // 2), cut(heading, font, canvas.width - 40), fill=INK, font=font, anchor="lm")
     for row in rows:
         for column, piece in enumerate(row):
             canvas.paste(Image.fromarray(piece), (column * WIDTH, top))
         top += row[0].shape[0]
     return np.asarray(canvas)
+
+
+def cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """As much of a text as fits, in pixels; dots stand for what is left out in its middle."""
+    kept, shown = len(text), text
+    while kept > 2 and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"
+    return shown
 
 
 def log2_hits_over_uniform(hits: np.ndarray) -> np.ndarray:
