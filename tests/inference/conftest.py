@@ -10,7 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from vqgan.inference import judges, scores
+from vqgan.inference import judges, reading, scores
 from vqgan.inference.reconstruct import Options, reconstruct
 from vqgan.metrics.inception import InceptionOutput
 from vqgan.model import VQGAN
@@ -145,3 +145,13 @@ def cheap_networks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setattr(scores, "FEATURES", 8)
     monkeypatch.setattr(scores, "CLASSES", 5)
     return folder
+
+
+@pytest.fixture
+def photos(paint: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten pictures of two classes in groups of four; the sixth cannot be read."""
+    monkeypatch.setattr(reading, "GROUP_PIXELS", 4 * 16**2)
+    for i in range(10):
+        paint(tmp_path / "in" / ("cat" if i < 4 else "dog") / f"{i}.png", 20 + i, 40 - 2 * i, seed=i)
+    (tmp_path / "in" / "dog" / "5.png").write_bytes(b"no image")
+    return tmp_path / "in"

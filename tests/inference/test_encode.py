@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.folders import contents
 from tests.processes import free_port, run_processes
 from vqgan.array_folder import MANIFEST, PARTIAL
 from vqgan.data.transforms import CENTRE, to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference import encode as room
-from vqgan.inference import reading
 from vqgan.inference.encode import Options, encode
 from vqgan.inference.reading import read_crop
 from vqgan.model import VQGAN
@@ -39,20 +39,6 @@ def encode_(model: Path) -> Encode:
         return encode(chosen, str(source), output, Options(**({"device": "cpu"} | options)))
 
     return call
-
-
-@pytest.fixture
-def photos(paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ten pictures of two classes in groups of four; the sixth cannot be read."""
-    monkeypatch.setattr(reading, "GROUP_PIXELS", 4 * 16**2)
-    for i in range(10):
-        paint(tmp_path / "in" / ("cat" if i < 4 else "dog") / f"{i}.png", 20 + i, 40 - 2 * i, seed=i)
-    (tmp_path / "in" / "dog" / "5.png").write_bytes(b"no image")
-    return tmp_path / "in"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def save_variant(path: Path, model: Path, **changes: Any) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.folders import contents
 from vqgan import LatentDataset, TokenDataset
 from vqgan.array_folder import MANIFEST, PARTIAL
 from vqgan.cli.main import main
@@ -21,7 +22,6 @@ from vqgan.data.sources import open_source
 from vqgan.data.transforms import to_unit_range
 from vqgan.errors import UserError
 from vqgan.inference import encode as room
-from vqgan.inference import reading
 from vqgan.inference.decode import Options as DecodeOptions
 from vqgan.inference.decode import decode
 from vqgan.inference.encode import Options, encode
@@ -66,20 +66,6 @@ def encode_(kl: Path) -> Call:
         return encode(chosen, str(source), output, Options(**given))
 
     return call
-
-
-@pytest.fixture
-def photos(paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ten pictures of two classes in groups of four; the sixth cannot be read."""
-    monkeypatch.setattr(reading, "GROUP_PIXELS", 4 * 16**2)
-    for i in range(10):
-        paint(tmp_path / "in" / ("cat" if i < 4 else "dog") / f"{i}.png", 20 + i, 40 - 2 * i, seed=i)
-    (tmp_path / "in" / "dog" / "5.png").write_bytes(b"no image")
-    return tmp_path / "in"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def all_latents(dataset: LatentDataset) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.folders import contents
 from tests.processes import Done, free_port, run_processes
 from vqgan.inference import reading
 
@@ -48,10 +49,6 @@ def write(folder: Path, commands: Sequence[list[str]]) -> Path:
     folder.mkdir()
     (folder / "commands.json").write_text(json.dumps(commands))
     return folder / "commands.json"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("start", [fork, pytest.param(launch, marks=pytest.mark.slow)])

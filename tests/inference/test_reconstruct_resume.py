@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from tests.folders import contents
 from vqgan.cli.main import main
 from vqgan.errors import UserError
 from vqgan.inference import reading
@@ -36,10 +37,6 @@ def photos(paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         paint(tmp_path / "in" / ("sub" if i % 2 else "") / f"{i}.png", 20 + i, 40 - 2 * i, seed=i)
     (tmp_path / "in" / "2.png").write_bytes(b"no image")
     return tmp_path / "in"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
