@@ -1,6 +1,7 @@
 """A model with two grids of codes: what it gives, that the bottom knows the top, any size, and that all ways agree."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,21 @@ def test_models_of_one_grid_do_not_mention_a_second() -> None:
 def test_decode_refuses_what_are_no_vectors_of_this_model(make_model: Make, top_mult: list[int]) -> None:
     model = make_model(top_mult=top_mult) if top_mult else VQGAN(**TINY | {"top_mult": []})
     encoded = model.encode(images_of(1, 3, 16, 16))
-    assert torch.equal(model.decode(encoded.z_q), model.decode_indices(encoded.indices))
-    one = parts_of(encoded.z_q)[0]
-    for wrong in (encoded.indices, one[:, :3], (one, one, one), one if top_mult else (one,)):
-        with pytest.raises(UserError, match=r"expected (2 grids, each )?\(B, 4, h, w\) .* by decode_indices\(\)"):
-            model.decode(wrong)
+    z_q: Any = encoded.z_q
+    assert torch.equal(model.decode(z_q), model.decode_indices(encoded.indices))
+    one = parts_of(z_q)[0]
+    wrong: list[Any] = [encoded, encoded.indices, one[:, :3], (one, one, one), (), None, one.numpy(force=True)]
+    wrong += [one, z_q[::-1], (z_q[0], z_q[1][..., :3])] if top_mult else [(one,)]
+    for value in wrong:
+        with pytest.raises(UserError, match=r"expected (a tuple of 2, the coarsest first: )?\(B, 4, h, w\)"):
+            model.decode(value)
+
+
+def test_decode_says_what_came(make_model: Make) -> None:
+    model, one = make_model(), torch.zeros(2, 4, 4, 4)
+    with pytest.raises(UserError, match=re.escape("z_q is (2, 4, 4, 4) torch.float32; expected a tuple of 2, the")):
+        model.decode(one)
+    with pytest.raises(UserError, match=re.escape("a tuple of 2: (2, 4, 4, 4) torch.float32, NoneType; expected")):
+        model.decode((one, None))  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(UserError, match=re.escape("(B, 4, h, w), (B, 4, 2h, 2w) of floating-point values")):
+        model.decode(())

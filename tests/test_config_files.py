@@ -131,8 +131,12 @@ def test_a_part_is_replaced_whole_and_edited_by_key(tmp_path: Path, overrides: l
         ("trian.lr=1", "Did you mean 'train.lr'?"),
         ("model.quantizer.arg.x=1", "unknown setting 'model.quantizer.arg.x'."),
         ("loss.terms.l1.x=1", "unknown setting 'loss.terms.l1.x'."),
-        ("model.quantizer.args.base.args.x=1", "unknown setting 'model.quantizer.args.base.args.x'."),
-        ("model.quantizer={name: vq, codebook_size: 4}", "Arguments of a part go under model.quantizer.args."),
+        (
+            "model.quantizer.args.base.args.x=1",
+            "there is no model.quantizer.args.base yet; set it whole first, model.quantizer.args.base={name: NAME,",
+        ),
+        ("model.quantizer={name: vq, codebook_size: 4}", "go under args: model.quantizer.args.codebook_size."),
+        ("model.quantizer.nme=vq", "unknown setting 'model.quantizer.nme'. Did you mean 'model.quantizer.name'?"),
         ("model.ch_mult[0]=1", "unknown setting 'model.ch_mult[0]'. Did you mean 'model.ch_mult'?"),
         ("model={ch: 64, chh: 1}", "unknown setting 'model.chh'. Did you mean 'model.ch'?"),
         ("train.batch_size", "'train.batch_size' is no setting; write key=value."),
@@ -327,3 +331,14 @@ def test_a_list_of_words_may_be_overridden() -> None:
     assert config.train.validate_metrics == ["psnr", "ssim"]
     with pytest.raises(UserError, match=r"train\.validate_metrics is 'psnr'; expected a list"):
         load_config(None, ["train.validate_metrics=psnr"])
+
+
+def test_arguments_of_a_nested_part_need_no_args_written_out() -> None:
+    settings = [
+        "model.quantizer={name: residual, args: {base: {name: vq}}}",
+        "model.quantizer.args.base.args.codebook_size=64",
+    ]
+    part = load_config("demo", settings).model.quantizer
+    assert part.args == {"base": {"name": "vq", "args": {"codebook_size": 64}}}
+    with pytest.raises(UserError, match=r"there is no model\.quantizer\.args\.bse yet"):
+        load_config("demo", [settings[0], "model.quantizer.args.bse.args.codebook_size=64"])

@@ -115,9 +115,10 @@ def is_section(key: str) -> bool:
 
 def unknown_setting(key: str) -> UserError:
     """The error for a key that is in no config, with the nearest that is."""
-    parent = key.rpartition(".")[0]
-    hint = f" Arguments of a part go under {parent}.args." if _schema()[0].get(parent) is PartConfig else ""
-    return UserError(f"unknown setting '{key}'.{_nearest(key)}{hint}")
+    parent, _, name = key.rpartition(".")
+    if _schema()[0].get(parent) is PartConfig and not did_you_mean(name, ("name", "args")):
+        return UserError(f"unknown setting '{key}'. Arguments of a part go under args: {parent}.args.{name}.")
+    return UserError(f"unknown setting '{key}'.{_nearest(key)}")
 
 
 def to_yaml(config: Config) -> str:
@@ -189,12 +190,26 @@ def _assign(tree: DictConfig, key: str, value: Any) -> None:
     elif _is_mapping_in_args(tree, parent) and _NAME.fullmatch(name):  # of a part named in the args of another
         _check_value(key, value, Any)
         _update(tree, key, value)
+    elif part := _part_not_set(key):
+        raise UserError(f"{key}: there is no {part} yet; set it whole first, {part}={{name: NAME, args: {{...}}}}.")
     else:
         raise unknown_setting(key)
 
 
+def _part_not_set(key: str) -> str | None:
+    """The argument of a part that `key` lies within, such as model.quantizer.args.base; None: it lies in none."""
+    for known, kind in _schema()[1].items():
+        rest = key.removeprefix(f"{known}.").split(".")
+        if get_origin(kind) is dict and known.endswith(".args") and key.startswith(f"{known}.") and len(rest) > 1:
+            return f"{known}.{rest[0]}"
+    return None
+
+
 def _is_mapping_in_args(tree: DictConfig, key: str) -> bool:
-    """Whether a mapping has been set there, such as model.quantizer.args.base."""
+    """Whether a mapping has been set there, such as model.quantizer.args.base; its args may be left out as yet."""
+    above, _, last = key.rpartition(".")
+    if last == "args" and OmegaConf.select(tree, key) is None:
+        return OmegaConf.select(tree, f"{above}.name") is not None and _is_mapping_in_args(tree, above)
     inside = any(get_origin(kind) is dict and key.startswith(f"{name}.") for name, kind in _schema()[1].items())
     return inside and isinstance(OmegaConf.select(tree, key), DictConfig)
 

@@ -203,8 +203,8 @@ class VQGAN(nn.Module):
         Raises:
             UserError: indices, or other shapes than `encode` gives.
         """
-        levels = self.quantize.depth if isinstance(self.quantize, LevelQuantizer) else 1
-        check_vectors(z_q, self.quantize.codebook_dim, levels)
+        scales = self.quantize.scales if isinstance(self.quantize, LevelQuantizer) else (1,)
+        check_vectors(z_q, self.quantize.codebook_dim, scales)
         return self.decoder(self.post_quant_conv(z_q)).recon
 
     def decode_indices(self, indices: Indices) -> Tensor:

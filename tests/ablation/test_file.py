@@ -110,7 +110,7 @@ def test_a_shipped_file_is_a_fair_comparison(path: Path, tmp_path: Path) -> None
     )
     assert len(plan.runs) == len(ablation.seeds) * len(ablation.variants)
     quantizers = path.stem.startswith("quantizer")  # longer, and measured on more tokens
-    assert (plan.max_steps, plan.batch_size) == ((750, 32) if quantizers else (600, 16))
+    assert (plan.max_steps, plan.batch_size) == ((1500, 32) if quantizers else (600, 16))
     for run in plan.runs:
         config = resolve(run.config, dataset_size=10_000)
         assert config.loss.disc_weight == 0 or config.loss.gan_start == 0.4 * plan.max_steps

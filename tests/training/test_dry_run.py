@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import vqgan.weights
 from vqgan.cli.main import main
@@ -85,9 +86,47 @@ def test_the_weights_to_start_from_are_compared(nowhere: Path, capsys: pytest.Ca
     assert "weights  of model" in text and "frozen  encoder, codebook" in text
     assert main([*command, "model.z_channels=64"]) == 2
     assert "model.z_channels" in capsys.readouterr().err
-    assert main(["train", "demo", *SMALL, "--dry-run", "--freeze", "codebok"]) == 2
-    assert "--freeze: unknown part 'codebok'" in capsys.readouterr().err
-    assert [path.name for path in nowhere.iterdir()] == ["model"]
+    (nowhere / "model.safetensors").write_bytes((nowhere / "model" / "model.safetensors").read_bytes())
+    torn = load_file(nowhere / "model.safetensors")
+    torn["decoder.conv_out.weight"][0] = float("nan")
+    save_file(torn, nowhere / "model.safetensors")
+    assert main([*command[:-3], "model.safetensors"]) == 2
+    assert "NaN or infinity in decoder.conv_out.weight" in capsys.readouterr().err
+    assert sorted(path.name for path in nowhere.iterdir()) == ["model", "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (["--freeze", "codebok"], "--freeze: unknown part 'codebok'"),
+        (["--freeze", "encoder"], "without --init-from they are random numbers"),
+        (["--init-from", "model", "--freeze", "encoder,codebook,decoder"], "leaves nothing to train"),
+    ],
+)
+def test_parts_that_cannot_be_frozen(
+    freeze: list[str], message: str, nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    VQGAN(**model_arguments(load_config("demo", SMALL))).save_pretrained(nowhere / "model")
+    assert main(["train", "demo", *SMALL, "--dry-run", *freeze]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_frozen_parts_cost_less(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    VQGAN(**model_arguments(load_config("demo", SMALL))).save_pretrained(nowhere / "model")
+    sizes = []
+    for freeze in ([], ["--freeze", "encoder,encoder"]):
+        assert main(["train", "demo", *SMALL, "--dry-run", "--init-from", "model", *freeze]) == 0
+        text = capsys.readouterr().out
+        rows = [re.search(pattern, text) for pattern in (r"([\d.]+) GFLOP per update", r"checkpoint  ([\d.]+) MB")]
+        sizes.append([float(row[1]) for row in rows if row])
+    assert "frozen  encoder\n" in text
+    assert all(less < more for more, less in zip(*sizes, strict=True)) and len(sizes[0]) == 2
+
+
+def test_a_run_that_exists_needs_no_weights(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (nowhere / "runs" / "demo" / "checkpoints" / "step_0000004").mkdir(parents=True)
+    assert main(["train", "demo", *SMALL, "--dry-run", "--init-from", "gone"]) == 0
+    assert "runs/demo exists, and the same command goes on with it" in capsys.readouterr().out
 
 
 def test_a_discriminator_without_a_gan(capsys: pytest.CaptureFixture[str]) -> None:

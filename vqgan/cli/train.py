@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     path, overrides = split_arguments(options.arguments)
     config = load_config(path or DEFAULT_CONFIG, overrides)
     start_missing_processes()
-    freeze = tuple(part.strip() for part in options.freeze.split(",") if part.strip())
+    freeze = tuple(dict.fromkeys(part.strip() for part in options.freeze.split(",") if part.strip()))
     if options.dry_run:
         from vqgan.training.dry_run import dry_run
 

@@ -8,6 +8,7 @@ tuple of (B, h, w)   several grids, the coarsest first
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,20 +83,35 @@ def check_latents(z: Tensor, channels: int) -> None:
         )
 
 
-def check_vectors(z_q: Latents, channels: int, levels: int) -> None:
-    """Refuse what is not (B, channels, h, w) of numbers; with more than one level, a tuple of as many.
+def check_vectors(z_q: Latents, channels: int, scales: Sequence[int]) -> None:
+    """Refuse what is not (B, channels, h, w) of numbers; with several scales, a tuple of one such grid for each.
+
+    Args:
+        z_q: what was given, of any type.
+        scales: side of each grid over that of the first; [1] where there is but one.
 
     Raises:
-        UserError: indices, another number of grids, or another shape.
+        UserError: something else, or sides or batches that do not fit each other.
     """
-    parts = parts_of(z_q)
-    fit = all(part.is_floating_point() and part.ndim == 4 and part.shape[1] == channels for part in parts)
-    if not fit or len(parts) != levels or isinstance(z_q, Tensor) != (levels == 1):
-        found = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
-        several = f"{levels} grids, each " if levels > 1 else ""
+    several = isinstance(z_q, tuple | list)
+    parts: list[Any] = list(z_q) if several else [z_q]
+    first = parts[0].shape if parts and isinstance(parts[0], Tensor) and parts[0].ndim == 4 else (0, 0, 0, 0)
+    fit = several == (len(scales) > 1) and len(parts) == len(scales)
+    for part, scale in zip(parts, scales, strict=False):
+        shape = (first[0], channels, first[2] * scale, first[3] * scale)
+        fit = fit and isinstance(part, Tensor) and part.is_floating_point() and part.shape == shape
+    if not fit:
+        found = ", ".join(
+            f"{tuple(part.shape)} {part.dtype}" if isinstance(part, Tensor) else type(part).__name__ for part in parts
+        )
+        expected = ", ".join(f"(B, {channels}, {f'{k}h, {k}w' if k > 1 else 'h, w'})" for k in scales)
+        if several:
+            found = f"a tuple of {len(parts)}: {found}"
+        if len(scales) > 1:
+            expected = f"a tuple of {len(scales)}, the coarsest first: {expected}"
         raise UserError(
-            f"z_q is {found}; expected {several}(B, {channels}, h, w) of floating-point values. Indices are decoded by "
-            f"decode_indices()."
+            f"z_q is {found}; expected {expected} of floating-point values, such as encode(images).z_q. Indices are "
+            f"for decode_indices()."
         )
 
 

@@ -5,7 +5,7 @@ images, recon: (B, C, H, W), B being one micro-batch.
 """
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from vqgan.networks import DISCRIMINATORS
 from vqgan.networks.discriminator import Discriminator
 from vqgan.networks.frozen_features import FrozenFeatures
 from vqgan.training.critic import Critic
+from vqgan.training.freeze import freeze
 from vqgan.training.perceptual import random_networks
 from vqgan.training.run import build_losses, model_arguments
 from vqgan.training.terms import used_terms
@@ -50,16 +51,21 @@ class Costs:
     """Size of one exported model, such as best/."""
 
 
-def estimate_costs(config: Config, micro_batch: int) -> Costs:
+def estimate_costs(config: Config, micro_batch: int, *, frozen: Sequence[str] = ()) -> Costs:
     """Walk through one step of a checked config.
 
     Args:
         config: settings; weights and data are not touched.
         micro_batch: images per process and forward pass.
+        frozen: parts of the model that are not trained (keys of `freeze.PARTS`).
+
+    Raises:
+        UserError: with these parts frozen, nothing is left to train.
     """
     networks = random_networks(config.loss, config.data.channels)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = VQGAN(**model_arguments(config))
+        freeze(model, frozen)
         part = config.loss.discriminator
         unread = {"weights": "random"} if part.name == "frozen_features" else {}
         discriminator = DISCRIMINATORS[part.name](channels=config.data.channels, **{**part.args, **unread})
@@ -77,10 +83,12 @@ def estimate_costs(config: Config, micro_batch: int) -> Costs:
         }
         parameters = {name: sum(_count(module) for module in modules) for name, modules in parts.items()}
         generator, critic = _count(model), _count(discriminator)
-        trained = _count(model, trained=True) + _count(discriminator, trained=True)
-        frozen = sum(_count(network) for network in networks.values())
+        trained = _count(model, trained=True)
+        if config.loss.disc_weight > 0:
+            trained += _count(discriminator, trained=True)
+        fixed = sum(_count(network) for network in networks.values())
         if isinstance(discriminator, FrozenFeatures):
-            frozen += discriminator.frozen_parameters
+            fixed += discriminator.frozen_parameters
 
     micro_batches = config.train.batch_size / micro_batch
     # twice the generator: raw and averaged; two moments of Adam per trained weight
@@ -89,7 +97,7 @@ def estimate_costs(config: Config, micro_batch: int) -> Costs:
         parameters=parameters,
         forward_gflop=forward.flop / 1e9,
         step_gflop=step.flop / 1e9 * micro_batches,
-        memory_bytes=FLOAT_BYTES * (kept + frozen) + images.nbytes + step.peak_bytes,
+        memory_bytes=FLOAT_BYTES * (kept + fixed) + images.nbytes + step.peak_bytes,
         checkpoint_bytes=FLOAT_BYTES * kept,
         export_bytes=FLOAT_BYTES * generator,
     )

@@ -23,6 +23,19 @@ def check_parts(parts: Sequence[str]) -> None:
         raise UserError(f"--freeze: unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}.")
 
 
+def check_nothing_frozen(parts: Sequence[str]) -> None:
+    """Refuse `--freeze` where a run starts from random numbers.
+
+    Raises:
+        UserError: parts are named.
+    """
+    if parts:
+        raise UserError(
+            f"--freeze {','.join(parts)} keeps weights as they are, and without --init-from they are random numbers. "
+            f"Add --init-from PATH, or leave out --freeze."
+        )
+
+
 def freeze(model: VQGAN, parts: Sequence[str]) -> None:
     """Take `parts` (keys of PARTS) out of training; their tensors stay bit-identical, and dropout in them is off.
 

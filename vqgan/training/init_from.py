@@ -89,14 +89,23 @@ def fill(model: VQGAN, initial: Initial) -> None:
     Raises:
         UserError: names or shapes differ after all, or a value is not finite; the model is as it was.
     """
-    expected = model.state_dict()
-    if initial.grown_from is not None:
-        expected[CODEBOOK] = expected[CODEBOOK][: initial.grown_from]
-    found = fit_weights(expected, initial.tensors, what=f"--init-from {initial.name}")
+    found = fitting(model, initial)
     if initial.grown_from is not None:
         codebook = model.state_dict()[CODEBOOK]
         found[CODEBOOK] = torch.cat([found[CODEBOOK].to(codebook), codebook[initial.grown_from :]])
     model.load_state_dict(found)
+
+
+def fitting(model: VQGAN, initial: Initial) -> dict[str, Tensor]:
+    """The weights, after a comparison of every name and shape with those of the model, which may be without numbers.
+
+    Raises:
+        UserError: names or shapes differ, or a value is not finite.
+    """
+    expected = model.state_dict()
+    if initial.grown_from is not None:
+        expected[CODEBOOK] = expected[CODEBOOK][: initial.grown_from]
+    return fit_weights(expected, initial.tensors, what=f"--init-from {initial.name}")
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:

@@ -22,7 +22,7 @@ from vqgan.training.checkpoint import was_saved
 from vqgan.training.checks import check_config
 from vqgan.training.datasets import Datasets, find_bad_headers, open_datasets, panel_images
 from vqgan.training.feature_metrics import load_inception
-from vqgan.training.freeze import check_parts
+from vqgan.training.freeze import check_nothing_frozen, check_parts
 from vqgan.training.init_from import Initial, read_initial
 from vqgan.training.perceptual import Perceptual, load_perceptual
 from vqgan.training.processes import done_by_main, make_accelerator
@@ -102,11 +102,8 @@ def make_plan(config: Config, *, command: Sequence[str], init_from: Path | None,
         backbone = load_backbone(config.loss.discriminator, accelerator)
     inception = load_inception(config.train.validate_metrics, config.data.channels, accelerator)
     begins = not done_by_main(lambda: was_saved(folder), main=accelerator.is_main_process)
-    if freeze and init_from is None and begins:
-        raise UserError(
-            f"--freeze {','.join(freeze)} keeps weights as they are, and without --init-from they are random numbers. "
-            f"Add --init-from PATH, or leave out --freeze."
-        )
+    if init_from is None and begins:
+        check_nothing_frozen(freeze)
     return Plan(
         given=config,
         config=resolved,
