@@ -95,13 +95,14 @@ class TokenProduct(Product):
         """Grids, dtype and ids."""
         codes, sizes = self.network.codebook_size, self.network.quantize.codebook_sizes
         several = {"grids": [list(grid) for grid in self.grids], "codebook_sizes": list(sizes)}
+        ids = sizes if len(set(sizes)) > 1 else (codes,)
         plain = self.grids == ((self.side, self.side),)
         return {
             "schema_version": tokens.PLAIN if plain else tokens.STRUCTURED,
             **({} if plain else several),
             "order": tokens.ORDER,
             "codebook_size": codes,
-            "ids": f"0 to {codes - 1}, no reserved rows",
+            "ids": " + ".join(f"0 to {size - 1}" for size in ids) + ", no reserved rows",
         }
 
     def make(self, images: Tensor) -> Array:
