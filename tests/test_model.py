@@ -209,3 +209,20 @@ def test_what_a_second_stage_asks_for(make_model: Callable[..., VQGAN]) -> None:
     assert model.bits_per_image(17, 1) == model.encode(images_of(1, 3, 17, 1)).indices.numel() * 4
     odd = make_model(quantizer={"name": "vq", "args": {"codebook_size": 12, "codebook_dim": 4}})
     assert odd.bits_per_image(4, 4) == pytest.approx(3.5849625)  # log2(12)
+
+
+@pytest.mark.parametrize("top_mult", [[], [1]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_reconstructs(dtype: torch.dtype, top_mult: list[int]) -> None:
+    torch.manual_seed(0)
+    quantizer = {"name": "bsq", "args": {"codebook_dim": 4}}
+    model = VQGAN(**TINY | {"quantizer": quantizer, "top_mult": top_mult, "attn_resolutions": []}).eval()
+    images = images_of(1, 3, 16, 16)
+    z_q = model.encode(images).z_q
+    before = model.decode(z_q)
+    model.to(dtype)
+    after = model.decode(z_q)
+    assert after.dtype == dtype and (after.float() - before).abs().mean() < 0.02
+    own = model.encode(images.to(dtype)).z_q  # rounding may choose other codes
+    assert {part.dtype for part in parts_of(own)} == {torch.float32}
+    assert torch.equal(model.reconstruct(images.to(dtype)), model.decode(own).clamp(-1, 1))

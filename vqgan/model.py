@@ -38,7 +38,7 @@ from vqgan.pretrained import (
 )
 from vqgan.quantizers import QUANTIZERS
 from vqgan.quantizers.base import QuantizerOutput
-from vqgan.quantizers.grids import Indices, Latents, check_vectors, detach, to_int64
+from vqgan.quantizers.grids import Indices, Latents, cast, check_vectors, detach, to_int64
 from vqgan.quantizers.levels import LevelQuantizer
 
 __all__ = ["VQGAN", "VQGANOutput", "evaluating", "load_weights", "pad_to_stride", "read_weights"]
@@ -176,7 +176,7 @@ class VQGAN(nn.Module):
             )
         z, above = self._latents(images)
         quantized = self.quantize(z, *above)
-        recon, features = self.decoder(self.post_quant_conv(quantized.z_q))
+        recon, features = self.decoder(self._decoder_input(quantized.z_q))
         return VQGANOutput(recon, quantized, detach(z), features.detach())
 
     def encode_z(self, images: Tensor) -> Latents:
@@ -205,7 +205,7 @@ class VQGAN(nn.Module):
         """
         scales = self.quantize.scales if isinstance(self.quantize, LevelQuantizer) else (1,)
         check_vectors(z_q, self.quantize.codebook_dim, scales)
-        return self.decoder(self.post_quant_conv(z_q)).recon
+        return self.decoder(self._decoder_input(z_q)).recon
 
     def decode_indices(self, indices: Indices) -> Tensor:
         """Reconstructions (B, C, h * stride, w * stride) of indices (B, h, w) in [0, K); linear, not clamped.
@@ -342,6 +342,11 @@ class VQGAN(nn.Module):
         if isinstance(self.quantize, LevelQuantizer):
             return self.quantize.conditioned(partial(self.quant_conv, features))
         return self.quant_conv(features), ()
+
+    def _decoder_input(self, z_q: Latents) -> Tensor:
+        """z_q is float32 whatever the model is: here `.half()` and `.bfloat16()` meet it."""
+        mapped: Tensor = self.post_quant_conv(cast(z_q, self.last_layer.dtype))
+        return mapped
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.channels or not images.is_floating_point():

@@ -41,7 +41,7 @@ class TopDown(nn.Module):
         """Vectors of the top where `top` is None; else those of the bottom, given the quantized top."""
         if top is None:
             return self.top_conv(self.top_encoder(features))
-        return self.bottom_conv(torch.cat([features, self.top_decoder(top).recon], dim=1))
+        return self.bottom_conv(torch.cat([features, self.top_decoder(top.to(features.dtype)).recon], dim=1))
 
 
 class Merge(nn.Module):

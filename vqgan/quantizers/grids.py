@@ -40,6 +40,11 @@ def detach(values: Latents) -> Latents:
     return values.detach() if isinstance(values, Tensor) else tuple(part.detach() for part in values)
 
 
+def cast(values: Latents, dtype: torch.dtype) -> Latents:
+    """The same in another floating-point type; itself where it has that."""
+    return values.to(dtype) if isinstance(values, Tensor) else tuple(part.to(dtype) for part in values)
+
+
 def take(indices: Indices, images: Sequence[int]) -> Indices:
     """Those of some images of the batch."""
     return indices[images] if isinstance(indices, Tensor) else tuple(grid[images] for grid in indices)
