@@ -25,7 +25,7 @@ BUDGET_BYTES = 64 * 2**20
 _CANDIDATES = 4  # entries per row that are measured exactly
 _GROUP = 32  # neighbouring columns that are first reduced to their smallest score
 _CPU_TILE = (256, 8192)  # rows, columns: few calls, and the scores still fit a cache
-_CPU_BLOCK = 2**19  # scores looked at together where tiles are small: fewer calls
+_CPU_BLOCK = 2**20  # scores looked at together where tiles are small: fewer calls
 _DEVICE_TILE = (4096, 4096)  # fills a GPU, with few launches
 
 
