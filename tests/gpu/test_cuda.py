@@ -117,13 +117,13 @@ def test_a_step_waits_for_the_device_once() -> None:
             torch.cuda.set_sync_debug_mode("error")
 
     images = batch(5)
-    torch.Tensor.tolist = counted  # type: ignore[method-assign, assignment]
+    torch.Tensor.tolist = counted  # type: ignore[method-assign, assignment]  # counts each wait for the device
     try:
         torch.cuda.set_sync_debug_mode("error")
         trainer.train_step([images])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        torch.Tensor.tolist = original  # type: ignore[method-assign]
+        torch.Tensor.tolist = original  # type: ignore[method-assign]  # as it was
     assert len(waits) == 1
 
 

@@ -61,10 +61,8 @@ def start(config: Config, init_from: Path | None, freeze: Sequence[str]) -> list
     folder = RunFolder(Path(os.path.expanduser(str(config.run.dir))))
     frozen = [("frozen", ", ".join(freeze))] if freeze else []
     if was_saved(folder):
-        return [
-            ("run", f"{folder.root} exists, and the same command goes on with it"),
-            *frozen,
-        ]
+        state = f"{folder.root} exists, and the same command goes on with it unless settings differ (not compared here)"
+        return [("run", state), *frozen]
     if init_from is None:
         check_nothing_frozen(freeze)
         return []
